@@ -1,0 +1,217 @@
+//! The entries of a session's log. Everything that must last is one of these.
+//!
+//! A process reads its own [`SCHEMA`] and the one before, and refuses newer ones by name.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::clock::Timestamp;
+use crate::id::{Epoch, Position, RunId, WorkerId};
+use crate::message::{Assistant, ToolResult, Usage};
+use crate::outcome::Outcome;
+use crate::sandbox;
+
+/// The schema version this build writes.
+pub const SCHEMA: u16 = 1;
+
+/// The oldest schema version this build reads.
+pub const OLDEST_SCHEMA: u16 = 1;
+
+/// An entry as the store keeps it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    /// Its place; gapless from 1.
+    pub position: Position,
+    /// When its writer wrote it.
+    pub at: Timestamp,
+    /// The epoch under which it was written.
+    pub epoch: Epoch,
+    /// What happened.
+    pub body: Body,
+}
+
+/// What happened. Each intent (`…Requested`) has at most one outcome, which names it by position.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Body {
+    /// A run begins: the user message that starts it.
+    #[serde(rename_all = "camelCase")]
+    RunStarted {
+        /// The run.
+        run: RunId,
+        /// The user message, as the model sees it.
+        prompt: String,
+        /// `provider/model`.
+        model: String,
+        /// System prompt, fixed for the run so that the prefix stays byte-stable.
+        system: String,
+        /// Names of the tools that the model is offered, in order.
+        tools: Vec<String>,
+    },
+    /// Another brain goes on with the run.
+    #[serde(rename_all = "camelCase")]
+    Takeover {
+        /// The run.
+        run: RunId,
+        /// Who goes on.
+        worker: WorkerId,
+    },
+    /// Intent: the model is about to be called.
+    #[serde(rename_all = "camelCase")]
+    ModelRequested {
+        /// The run.
+        run: RunId,
+        /// SHA-256 of the request's bytes, hexadecimal.
+        fingerprint: String,
+        /// Estimated input tokens; what a call that was cut off counts as spent.
+        estimate: u64,
+    },
+    /// Outcome of the latest `ModelRequested`: the whole answer.
+    #[serde(rename_all = "camelCase")]
+    ModelAnswered {
+        /// The run.
+        run: RunId,
+        /// The answer.
+        message: Assistant,
+        /// Requests that were sent until it came, the good one included.
+        attempts: u32,
+    },
+    /// Intent: the hands are about to hear of a call. Its position is the call's id.
+    #[serde(rename_all = "camelCase")]
+    ToolRequested {
+        /// The run.
+        run: RunId,
+        /// The model's id of the use.
+        tool_use: String,
+        /// Tool name.
+        name: String,
+        /// Arguments that passed the tool's schema.
+        input: Value,
+        /// Where it is to run; `None` for a session tool.
+        sandbox: Option<sandbox::Identity>,
+    },
+    /// Outcome of a tool use.
+    #[serde(rename_all = "camelCase")]
+    ToolEnded {
+        /// The run.
+        run: RunId,
+        /// The model's id of the use.
+        tool_use: String,
+        /// Position of the intent; `None` when the call was refused before any intent was written.
+        call: Option<Position>,
+        /// How it ended.
+        ending: ToolEnding,
+        /// What the model is told.
+        result: ToolResult,
+    },
+    /// Everything before `keep_from` is stood for by `summary`. Resume reads from `keep_from`.
+    #[serde(rename_all = "camelCase")]
+    Checkpoint {
+        /// What the model is told about the part that is no longer sent.
+        summary: String,
+        /// First entry that is still sent.
+        keep_from: Position,
+        /// The run that was under way, with what it had spent before `keep_from`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        open_run: Option<RunTotals>,
+    },
+    /// A run ended. Appending this also settles its record and its queue entry, in the same atomic step.
+    #[serde(rename_all = "camelCase")]
+    RunEnded {
+        /// The run.
+        run: RunId,
+        /// How.
+        outcome: Outcome,
+        /// What it spent.
+        spent: RunTotals,
+    },
+}
+
+/// How a tool call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToolEnding {
+    /// It ran; the result may still be an error that the tool reports.
+    Finished,
+    /// It was refused before anything happened.
+    Refused,
+    /// The sandbox was lost; whether it had an effect is not known.
+    SandboxLost,
+}
+
+/// What a run has spent so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RunTotals {
+    /// Model calls, those cut off by a crash included.
+    pub turns: u32,
+    /// Tokens.
+    pub usage: Usage,
+}
+
+impl Body {
+    /// The run that this entry belongs to; `None` for entries of the session as a whole.
+    #[must_use]
+    pub fn run(&self) -> Option<&RunId> {
+        match self {
+            Self::RunStarted { run, .. }
+            | Self::Takeover { run, .. }
+            | Self::ModelRequested { run, .. }
+            | Self::ModelAnswered { run, .. }
+            | Self::ToolRequested { run, .. }
+            | Self::ToolEnded { run, .. }
+            | Self::RunEnded { run, .. } => Some(run),
+            Self::Checkpoint { .. } => None,
+        }
+    }
+
+    /// Whether this entry is work that a later attempt need not repeat. Attempts are counted since the last of
+    /// these, so that a long run survives any number of evictions while a poison one does not.
+    #[must_use]
+    pub fn is_progress(&self) -> bool {
+        matches!(self, Self::ModelAnswered { .. } | Self::ToolEnded { .. } | Self::Checkpoint { .. })
+    }
+}
+
+/// Why a stored entry could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Written by a newer build.
+    #[error("log entry has schema {found}, this build reads {OLDEST_SCHEMA} to {SCHEMA}: upgrade this process first")]
+    Newer {
+        /// The version found.
+        found: u16,
+    },
+    /// Older than this build reads.
+    #[error("log entry has schema {found}, this build reads {OLDEST_SCHEMA} to {SCHEMA}")]
+    TooOld {
+        /// The version found.
+        found: u16,
+    },
+    /// Not an entry at all.
+    #[error("log entry is damaged: {0}")]
+    Damaged(String),
+}
+
+/// The stored form of a body: JSON, with the schema version kept beside it by the store.
+///
+/// # Errors
+/// [`DecodeError::Damaged`] if serialisation fails, which no value of [`Body`] should cause.
+pub fn encode(body: &Body) -> Result<Vec<u8>, DecodeError> {
+    serde_json::to_vec(body).map_err(|e| DecodeError::Damaged(e.to_string()))
+}
+
+/// Reads the stored form back.
+///
+/// # Errors
+/// See [`DecodeError`].
+pub fn decode(schema: u16, bytes: &[u8]) -> Result<Body, DecodeError> {
+    if schema > SCHEMA {
+        return Err(DecodeError::Newer { found: schema });
+    }
+    if schema < OLDEST_SCHEMA {
+        return Err(DecodeError::TooOld { found: schema });
+    }
+    serde_json::from_slice(bytes).map_err(|e| DecodeError::Damaged(e.to_string()))
+}

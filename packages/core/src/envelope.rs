@@ -1,0 +1,286 @@
+//! The envelope of `POST /runs`: raw JSON in, a checked [`Spec`] out, or every problem with its field's name.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use crate::clock::Timestamp;
+use crate::id::{DEFAULT_TENANT, check_id, hex};
+
+mod fields;
+#[cfg(test)]
+mod tests;
+
+use fields::Fields;
+
+/// Fields of the contract that this version does not act on yet. They are refused by name: a field that is
+/// accepted and ignored would be a promise broken in silence.
+const NOT_YET: [&str; 10] = [
+    "inputsRef",
+    "resultRef",
+    "outputSchema",
+    "approvals",
+    "repoUrl",
+    "ref",
+    "webhook",
+    "decision",
+    "problemStatement",
+    "env_key",
+];
+
+/// What a run is asked to do and within which limits. Stored with the run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Spec {
+    /// The work.
+    pub work: Work,
+    /// Model to use instead of the configured one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Provider to use instead of the configured one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    /// Tools that may be used; `None` means all that the work has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tools: Option<Vec<String>>,
+    /// Hard limits.
+    #[serde(default)]
+    pub budget: Budget,
+    /// Directory of the sandbox to work in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace_ref: Option<String>,
+    /// The caller's own; never interpreted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Value>,
+}
+
+impl Spec {
+    /// A free-form prompt with no further wishes.
+    #[must_use]
+    pub fn prompt(prompt: impl Into<String>) -> Self {
+        Self {
+            work: Work::Prompt { prompt: prompt.into() },
+            model: None,
+            provider: None,
+            tools: None,
+            budget: Budget::default(),
+            workspace_ref: None,
+            metadata: None,
+        }
+    }
+}
+
+/// The kinds of work.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Work {
+    /// Free-form.
+    Prompt {
+        /// The user's words.
+        prompt: String,
+    },
+    /// Review of one finding; ends with a verdict.
+    Review {
+        /// What to review.
+        item: Item,
+    },
+}
+
+/// One finding to review.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    /// The caller's id; the verdict must carry it.
+    pub item_id: String,
+    /// The file to read.
+    pub file: String,
+    /// What to look for.
+    pub pattern: String,
+}
+
+/// Hard limits of a run. `None` means the configured default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Budget {
+    /// Model calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_turns: Option<u32>,
+    /// Tokens of all four kinds together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u64>,
+    /// Seconds since the run started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_seconds: Option<u64>,
+}
+
+/// A checked envelope.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Envelope {
+    /// The session, if the caller named one.
+    pub session_id: Option<String>,
+    /// The tenant; [`DEFAULT_TENANT`] if the caller named none.
+    pub tenant: String,
+    /// What to do.
+    pub spec: Spec,
+    /// Answer at once instead of waiting for the outcome.
+    pub run_async: bool,
+    /// Higher goes first.
+    pub priority: i32,
+    /// Not before this instant.
+    pub not_before: Option<Timestamp>,
+    /// SHA-256 of the canonical body, without `decision` and `async`.
+    pub body_hash: String,
+}
+
+/// One problem with one field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// The field, with dots for nesting.
+    pub field: String,
+    /// What is wrong and what was expected.
+    pub message: String,
+}
+
+/// Everything that is wrong with an envelope.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.sentence())]
+pub struct Invalid(pub Vec<Problem>);
+
+impl Invalid {
+    fn sentence(&self) -> String {
+        let parts: Vec<String> = self.0.iter().map(|p| format!("`{}` {}", p.field, p.message)).collect();
+        parts.join("; ")
+    }
+}
+
+/// Reads and checks an envelope.
+///
+/// # Errors
+/// [`Invalid`] names every field that is wrong, unknown or missing.
+pub fn parse(body: Value) -> Result<Envelope, Invalid> {
+    let Value::Object(map) = body else {
+        return Err(Invalid(vec![Problem { field: "body".into(), message: "must be a JSON object".into() }]));
+    };
+    let body_hash = body_hash(&map);
+    let mut f = Fields::new(map, "");
+
+    let session_id = f.id("sessionId");
+    let tenant = f.id("tenant").unwrap_or_else(|| DEFAULT_TENANT.to_owned());
+    let prompt = f.text("prompt");
+    let item = f.object("item").map(|item| parse_item(item, &mut f));
+    let kind = f.text("kind");
+    let model = f.text("model");
+    let provider = f.text("provider");
+    let tools = f.strings("tools");
+    let mut budget = f.object("budget").map(|b| parse_budget(b, &mut f)).unwrap_or_default();
+    let top_level_turns = f.integer("maxTurns", 1, u32::MAX.into());
+    let workspace_ref = f.text("workspaceRef");
+    let run_async = f.boolean("async").unwrap_or(false);
+    let priority = f.signed("priority", -1000, 1000).unwrap_or(0);
+    let not_before = f.timestamp("notBefore");
+    let metadata = f.any_object("metadata");
+    for name in NOT_YET {
+        f.refuse(name, "is not supported by this version");
+    }
+
+    if let Some(turns) = top_level_turns {
+        if budget.max_turns.is_some() {
+            f.problem("maxTurns", "must not be given beside `budget.maxTurns`");
+        }
+        budget.max_turns = u32::try_from(turns).ok();
+    }
+    match kind.as_deref() {
+        None => {}
+        Some("converge") if item.is_some() || !f.is_clean() => {}
+        Some("converge") => f.problem("item", "is required with `kind` \"converge\""),
+        Some("solve") => f.problem("kind", "\"solve\" is not supported by this version"),
+        Some(_) => f.problem("kind", "must be \"converge\" (or absent)"),
+    }
+    let work = match (prompt, item) {
+        (Some(_), Some(_)) => {
+            f.problem("prompt", "must not be given beside `item`: exactly one kind of work");
+            None
+        }
+        (Some(prompt), None) if prompt.trim().is_empty() => {
+            f.problem("prompt", "must not be blank");
+            None
+        }
+        (Some(prompt), None) => Some(Work::Prompt { prompt }),
+        (None, Some(item)) => item.map(|item| Work::Review { item }),
+        (None, None) => {
+            if f.is_clean() {
+                f.problem("prompt", "or `item` is required: an envelope carries exactly one kind of work");
+            }
+            None
+        }
+    };
+
+    let problems = f.finish();
+    match work {
+        Some(work) if problems.is_empty() => Ok(Envelope {
+            session_id,
+            tenant,
+            spec: Spec { work, model, provider, tools, budget, workspace_ref, metadata },
+            run_async,
+            priority: i32::try_from(priority).unwrap_or(0),
+            not_before,
+            body_hash,
+        }),
+        _ => Err(Invalid(problems)),
+    }
+}
+
+fn parse_item(map: Map<String, Value>, outer: &mut Fields) -> Option<Item> {
+    let mut f = Fields::new(map, "item.");
+    let id = f.required_text("item_id");
+    let file = f.required_text("file");
+    let pattern = f.required_text("pattern");
+    if f.boolean("require_approval") == Some(true) {
+        f.problem("require_approval", "is not supported by this version");
+    }
+    outer.absorb(f);
+    Some(Item { item_id: id?, file: file?, pattern: pattern? })
+}
+
+fn parse_budget(map: Map<String, Value>, outer: &mut Fields) -> Budget {
+    let mut f = Fields::new(map, "budget.");
+    let budget = Budget {
+        max_turns: f.integer("maxTurns", 1, u32::MAX.into()).and_then(|n| u32::try_from(n).ok()),
+        max_tokens: f.integer("maxTokens", 1, u64::MAX),
+        max_seconds: f.integer("maxSeconds", 1, 31_536_000),
+    };
+    f.refuse("maxCostUsd", "is not supported by this version");
+    outer.absorb(f);
+    budget
+}
+
+/// SHA-256 over the envelope with sorted keys, without nulls, `decision` and `async`.
+fn body_hash(map: &Map<String, Value>) -> String {
+    let kept: Map<String, Value> = map
+        .iter()
+        .filter(|(k, v)| !v.is_null() && !matches!(k.as_str(), "decision" | "async"))
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
+    canonical_hash(&Value::Object(kept))
+}
+
+/// SHA-256, hexadecimal, of `value` with the keys of every object sorted: equal for equal JSON however it was
+/// written.
+#[must_use]
+pub fn canonical_hash(value: &Value) -> String {
+    fn sorted(v: &Value) -> Value {
+        match v {
+            Value::Object(m) => {
+                let mut keys: Vec<_> = m.iter().collect();
+                keys.sort_by(|a, b| a.0.cmp(b.0));
+                Value::Object(keys.into_iter().map(|(k, v)| (k.clone(), sorted(v))).collect())
+            }
+            Value::Array(a) => Value::Array(a.iter().map(sorted).collect()),
+            other => other.clone(),
+        }
+    }
+    hex(&Sha256::digest(sorted(value).to_string().as_bytes()))
+}
+
+fn id_problem(id: &str) -> Option<String> {
+    check_id(id).err().map(|e| e.to_string())
+}

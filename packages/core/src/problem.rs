@@ -1,0 +1,60 @@
+//! The stable error codes of the HTTP surface, with their status and title.
+
+/// A stable code. Its wire name never changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// The body is not JSON.
+    InvalidJson,
+    /// `prompt` is missing or blank.
+    PromptRequired,
+    /// The envelope has a wrong, unknown or missing field.
+    EnvelopeInvalid,
+    /// A query parameter or header is wrong.
+    RequestInvalid,
+    /// `sessionId` is missing.
+    SessionIdRequired,
+    /// No such session for this caller.
+    SessionNotFound,
+    /// No such run for this caller.
+    RunNotFound,
+    /// The key was used with another body.
+    IdempotencyConflict,
+    /// The body is over the limit.
+    PayloadTooLarge,
+    /// No sandbox is configured, and the work needs one.
+    NoSandbox,
+    /// A dependency is down or the server is full.
+    Unavailable,
+    /// No such route.
+    NotFound,
+    /// The route exists, not with this method.
+    MethodNotAllowed,
+    /// The body did not arrive in time.
+    RequestTimeout,
+    /// A bug; the log has the details.
+    Internal,
+}
+
+impl Code {
+    /// Wire name, HTTP status and title.
+    #[must_use]
+    pub fn describe(self) -> (&'static str, u16, &'static str) {
+        match self {
+            Self::InvalidJson => ("invalid_json", 400, "The body is not valid JSON"),
+            Self::PromptRequired => ("prompt_required", 400, "A prompt is required"),
+            Self::EnvelopeInvalid => ("envelope_invalid", 400, "The envelope is not valid"),
+            Self::RequestInvalid => ("request_invalid", 400, "The request is not valid"),
+            Self::SessionIdRequired => ("sessionId_required", 400, "A session id is required"),
+            Self::SessionNotFound => ("session_not_found", 404, "There is no such session"),
+            Self::RunNotFound => ("run_not_found", 404, "There is no such run"),
+            Self::IdempotencyConflict => ("idempotency_conflict", 409, "The key was used with another body"),
+            Self::PayloadTooLarge => ("payload_too_large", 413, "The body is too large"),
+            Self::NoSandbox => ("no_sandbox", 400, "The work needs a sandbox and none is configured"),
+            Self::Unavailable => ("unavailable", 503, "The service cannot answer now"),
+            Self::NotFound => ("not_found", 404, "There is no such route"),
+            Self::MethodNotAllowed => ("method_not_allowed", 405, "The route does not take this method"),
+            Self::RequestTimeout => ("request_timeout", 408, "The body did not arrive in time"),
+            Self::Internal => ("internal", 500, "Something went wrong"),
+        }
+    }
+}

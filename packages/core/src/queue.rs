@@ -1,0 +1,181 @@
+//! Seam: the queue of runs, with leases and epochs.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::clock::Timestamp;
+use crate::envelope::Spec;
+use crate::id::{Epoch, RunId, SessionKey, WorkerId};
+use crate::log::Head;
+use crate::run::Record;
+use crate::store;
+
+/// A run to be accepted.
+#[derive(Debug, Clone)]
+pub struct NewRun {
+    /// Its id, made by the caller.
+    pub run_id: RunId,
+    /// Whose and which session.
+    pub session: SessionKey,
+    /// What is asked.
+    pub spec: Spec,
+    /// How a repeated post is recognised; `None` never collides.
+    pub idempotency: Option<Idempotency>,
+    /// What the session must be for this run to be accepted.
+    pub expects: Expects,
+    /// Not before this instant (store's clock).
+    pub not_before: Option<Timestamp>,
+    /// Higher goes first; 0 is normal.
+    pub priority: i32,
+    /// Claim it for this worker in the same step, if nothing of the session stands before it.
+    pub claim_for: Option<WorkerId>,
+}
+
+/// How a repeated post is recognised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Idempotency {
+    /// The key; unique per tenant.
+    pub key: String,
+    /// Hash of the canonical body.
+    pub body_hash: String,
+}
+
+/// What the session must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expects {
+    /// It must not exist: this is its first run.
+    New,
+    /// It must exist: this is a further turn.
+    Existing,
+}
+
+/// What became of a submit.
+#[derive(Debug, Clone)]
+pub enum Enqueued {
+    /// A new run, waiting to be claimed.
+    Created(Box<Record>),
+    /// A new run, claimed in the same step as `claim_for` asked.
+    Claimed(Box<Lease>),
+    /// The same key and body came before: that run.
+    Existing(Box<Record>),
+    /// The same key came before with another body, or the session exists and was expected not to.
+    Conflict,
+    /// The session does not exist and was expected to.
+    NoSession,
+}
+
+/// The right to work on a run until it expires, at the session's epoch.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    /// The run.
+    pub record: Record,
+    /// The session's epoch, raised by this claim. Everything the owner does carries it.
+    pub epoch: Epoch,
+    /// Who owns it.
+    pub worker: WorkerId,
+    /// The log's marks at the claim.
+    pub head: Head,
+    /// Claims since the last progress, this one included.
+    pub attempt: u32,
+}
+
+impl Lease {
+    /// The session.
+    #[must_use]
+    pub fn session(&self) -> &SessionKey {
+        &self.record.session
+    }
+
+    /// What a heartbeat names.
+    #[must_use]
+    pub fn key(&self) -> LeaseKey {
+        LeaseKey { run: self.record.run_id.clone(), epoch: self.epoch }
+    }
+}
+
+/// Names a lease.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LeaseKey {
+    /// The run.
+    pub run: RunId,
+    /// The epoch of its claim.
+    pub epoch: Epoch,
+}
+
+/// Why a run is given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// The owner is going away in good order: claimable at once, no attempt burned.
+    HandBack,
+    /// It failed for a passing reason: claimable after the delay, the attempt counts.
+    Retry {
+        /// How long to wait.
+        after: Duration,
+    },
+    /// Nothing is wrong with the run (no free sandbox): claimable after the delay, no attempt burned.
+    Wait {
+        /// How long to wait.
+        after: Duration,
+    },
+}
+
+/// Queue counts. A run is in exactly one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Backlog {
+    /// Claimable now, those with expired leases included.
+    pub ready: u64,
+    /// Waiting for their time, or for an earlier run of their session.
+    pub waiting: u64,
+    /// Owned under a live lease.
+    pub leased: u64,
+    /// Dead letters kept.
+    pub dead: u64,
+}
+
+/// A run that was given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The run.
+    pub run: RunId,
+    /// Why.
+    pub reason: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// At-least-once delivery of runs; at most one live lease per session.
+///
+/// Promises:
+/// - `enqueue` is one atomic step over record, queue entry, idempotency key and (with `claim_for`) lease; **when it
+///   returns, all of that is durable**. Any number of parallel submits of one key make one run.
+/// - Runs of one session are claimed strictly one after the other, in the order they were accepted.
+/// - Among claimable runs: higher priority first, then oldest.
+/// - A claim raises the session's epoch, by which every earlier owner is fenced.
+/// - A lease ends when the store's clock passes its time without a heartbeat; only then can another claim succeed.
+///   A heartbeat revives an expired lease as long as nobody claimed in between (epoch unchanged).
+/// - The ack is the append of `RunEnded` (see [`crate::log::SessionLog`]).
+#[async_trait]
+pub trait WorkQueue: Send + Sync + 'static {
+    /// Accepts a run. Cancellation: whether it was accepted is unknown; repeat with the same idempotency key.
+    async fn enqueue(&self, new: NewRun) -> Result<Enqueued, store::Error>;
+
+    /// Claims up to `max` runs, waiting up to `wait` for the first. Empty when none came. Cancellation safe in
+    /// that a claim that was made but not received expires by its lease.
+    async fn claim(&self, worker: &WorkerId, max: usize, wait: Duration) -> Result<Vec<Lease>, store::Error>;
+
+    /// Extends these leases; answers those that are lost (another owner, ended, or unknown).
+    async fn heartbeat(&self, worker: &WorkerId, leases: &[LeaseKey]) -> Result<Vec<LeaseKey>, store::Error>;
+
+    /// Gives a run back. A lease that is no longer held is left alone: answers `false`.
+    async fn release(&self, lease: &LeaseKey, why: Release) -> Result<bool, store::Error>;
+
+    /// Notes that a run was given up, beside its terminal entry. Idempotent.
+    async fn dead_letter(&self, run: &RunId, reason: &str) -> Result<(), store::Error>;
+
+    /// The dead letters, newest first, at most `limit`.
+    async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, store::Error>;
+
+    /// Counts, by the store's clock.
+    async fn backlog(&self) -> Result<Backlog, store::Error>;
+}

@@ -1,0 +1,94 @@
+//! Seam: the records of runs, derived from the log and kept for whoever asks.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::entry::RunTotals;
+use crate::envelope::Spec;
+use crate::id::{RunId, SessionKey};
+use crate::outcome::{Outcome, Status};
+use crate::store;
+
+/// One run, as `GET /runs/{runId}` shows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// Its id.
+    pub run_id: RunId,
+    /// Whose and which session.
+    pub session: SessionKey,
+    /// What was asked.
+    pub spec: Spec,
+    /// Where it stands.
+    pub status: Status,
+    /// How it ended; present exactly when `status` is terminal.
+    pub outcome: Option<Outcome>,
+    /// What it spent; final when `status` is terminal.
+    pub spent: RunTotals,
+    /// Claims since the last progress.
+    pub attempts: u32,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When it was first claimed.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// Raised by every change of the record.
+    pub version: u64,
+}
+
+/// What to list. Newest first.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Only this tenant's.
+    pub tenant: Option<String>,
+    /// Only this status.
+    pub status: Option<Status>,
+    /// Only runs created after this.
+    pub created_after: Option<Timestamp>,
+    /// At most so many (1–200).
+    pub limit: usize,
+    /// Where the page before ended.
+    pub cursor: Option<String>,
+}
+
+/// One page of a list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page {
+    /// The records.
+    pub runs: Vec<Record>,
+    /// Where the next page begins; `None` at the end. Opaque.
+    pub next: Option<String>,
+}
+
+/// Records of runs.
+///
+/// Promises:
+/// - A record exists from the moment `enqueue` returned, and its terminal form from the moment the append of
+///   `RunEnded` returned: there is no instant between.
+/// - Terminal records live for the store's result TTL from their end, then they are gone.
+/// - `wait` returns as soon as the record's version exceeds `seen`, without polling by the caller.
+#[async_trait]
+pub trait RunStore: Send + Sync + 'static {
+    /// The record of a run.
+    async fn get(&self, run: &RunId) -> Result<Option<Record>, store::Error>;
+
+    /// The latest run of a session.
+    async fn latest(&self, session: &SessionKey) -> Result<Option<Record>, store::Error>;
+
+    /// One page of runs. A cursor that this store did not make is [`store::Error::Failed`].
+    async fn list(&self, filter: &Filter) -> Result<Page, store::Error>;
+
+    /// Waits until the record's version is above `seen` or `max` has passed, then answers the record as it is.
+    /// Cancellation safe.
+    async fn wait(&self, run: &RunId, seen: u64, max: Duration) -> Result<Option<Record>, store::Error>;
+
+    /// A cheap check that the store answers, for readiness.
+    async fn ping(&self) -> Result<(), store::Error>;
+
+    /// Removes terminal records past their TTL; answers how many.
+    async fn sweep(&self) -> Result<u64, store::Error>;
+}

@@ -1,0 +1,108 @@
+//! Seam: where tools run. The brain never runs one itself.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::id::{CallId, Epoch, SessionKey};
+use crate::message::ToolResult;
+
+/// Which hands: an intent names them, so that nobody mistakes fresh hands for those that were asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Identity {
+    /// The sandbox (`local`, or `namespace/pod`).
+    pub name: String,
+    /// Unique per start of the hands.
+    pub incarnation: String,
+}
+
+/// A sandbox to be opened for a session.
+#[derive(Debug, Clone)]
+pub struct Open {
+    /// The session.
+    pub session: SessionKey,
+    /// The caller's epoch; the hands refuse anything lower from now on.
+    pub epoch: Epoch,
+    /// A directory of the sandbox to work in, instead of a fresh one.
+    pub workspace: Option<String>,
+}
+
+/// One tool call.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// Names it for ever.
+    pub id: CallId,
+    /// The incarnation that the intent names.
+    pub incarnation: String,
+    /// Tool name.
+    pub tool: String,
+    /// Arguments that passed the tool's schema.
+    pub input: Value,
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Ended {
+    /// It ran to its end (an error that the tool reports included).
+    Finished(ToolResult),
+    /// The hands that were asked are gone, and with them the knowledge of what became of it.
+    Lost(String),
+}
+
+/// Why the sandbox could not answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The session has a newer owner: stop at once.
+    #[error("the hands refuse epoch {mine}: the session has a newer owner (epoch {current})")]
+    Fenced {
+        /// The caller's epoch.
+        mine: Epoch,
+        /// The highest the hands have seen.
+        current: Epoch,
+    },
+    /// No sandbox could be had. The text says why and what to do.
+    #[error("no sandbox: {0}")]
+    None(String),
+    /// It refuses this request for good (a workspace outside the allowed roots, for instance).
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Finds or starts hands.
+#[async_trait]
+pub trait SandboxTransport: Send + Sync + 'static {
+    /// The working directory that a session will see, without any I/O. It is the same at every call.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for a workspace that is not allowed.
+    fn workdir(&self, session: &SessionKey, workspace: Option<&str>) -> Result<String, Error>;
+
+    /// Attaches to the hands and raises their fence for the session to `epoch`, durably, before it returns.
+    async fn open(&self, open: Open) -> Result<Arc<dyn Sandbox>, Error>;
+
+    /// Whether hands can be had now, for readiness and `doctor`: a line that describes them.
+    async fn probe(&self) -> Result<String, Error>;
+}
+
+/// Hands, attached for one session at one epoch.
+///
+/// Promises:
+/// - **A call id runs at most once.** `call` of an id that the hands know attaches to it; its result is the same
+///   however often it is asked for.
+/// - An id unknown to an incarnation other than the one named in the call is [`Ended::Lost`], never a fresh start.
+/// - A broken channel harms no command: the call re-attaches by itself.
+/// - Dropping a `call` future leaves the command running; `cancel` is what ends it.
+#[async_trait]
+pub trait Sandbox: Send + Sync {
+    /// Which hands these are.
+    fn identity(&self) -> &Identity;
+
+    /// Starts the call or attaches to it, and waits for its end.
+    async fn call(&self, call: Call) -> Result<Ended, Error>;
+
+    /// Ends a running call: its whole process group is gone when this returns.
+    async fn cancel(&self, id: &CallId) -> Result<(), Error>;
+}
