@@ -44,8 +44,8 @@ pub enum Body {
         prompt: String,
         /// `provider/model`.
         model: String,
-        /// System prompt, fixed for the run so that the prefix stays byte-stable.
-        system: String,
+        /// Working directory that the model is told; `None` when it is offered no sandbox tool.
+        workdir: Option<String>,
         /// Names of the tools that the model is offered, in order.
         tools: Vec<String>,
     },
