@@ -1,0 +1,356 @@
+//! The leaf: one claimed run, from its lease to its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use torpor_core::clock::{Clock, Timestamp};
+use torpor_core::entry::Body;
+use torpor_core::envelope::{Budget, Work};
+use torpor_core::id::RunId;
+use torpor_core::log::SessionLog;
+use torpor_core::message::Assistant;
+use torpor_core::model;
+use torpor_core::outcome::{FailReason, Outcome};
+use torpor_core::queue::Lease;
+use torpor_core::sandbox::{Sandbox, SandboxTransport};
+use torpor_core::store;
+
+use crate::catalogue;
+use crate::prompt;
+use crate::settings::Settings;
+use crate::state::State;
+use crate::writer::{Stopped, Writer, patiently};
+
+/// What a leaf works with.
+#[derive(Clone)]
+pub struct Deps {
+    /// The session log.
+    pub log: Arc<dyn SessionLog>,
+    /// The models.
+    pub models: Arc<dyn model::ModelClient>,
+    /// Where tools run; `None` when no sandbox is configured.
+    pub sandboxes: Option<Arc<dyn SandboxTransport>>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Settings.
+    pub settings: Arc<Settings>,
+}
+
+/// How a leaf came to its end.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LeafEnd {
+    /// The run ended; its record is settled.
+    Ended(Outcome),
+    /// It was asked to stop and stopped at a safe point: release the lease. Running commands go on.
+    HandedBack,
+    /// Another brain owns the session: do nothing more.
+    Fenced,
+    /// The log could not be read or written: release the lease for a later attempt, if that can be said.
+    Store(String),
+}
+
+/// Asks a leaf to stop. Clones share the signal.
+#[derive(Debug, Clone)]
+pub struct Stop(watch::Receiver<Signal>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Signal {
+    Go,
+    HandBack,
+    Lost,
+}
+
+/// The other end of [`Stop`].
+#[derive(Debug)]
+pub struct StopHandle(watch::Sender<Signal>);
+
+impl Stop {
+    /// A signal that says "go on", and the handle that changes it.
+    #[must_use]
+    pub fn new() -> (StopHandle, Self) {
+        let (tx, rx) = watch::channel(Signal::Go);
+        (StopHandle(tx), Self(rx))
+    }
+
+    /// Waits until something other than "go on" is said. Pending for ever when the handle is gone.
+    async fn said(&mut self) -> Signal {
+        let said = self.0.wait_for(|s| *s != Signal::Go).await.ok().map(|s| *s);
+        match said {
+            Some(signal) => signal,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl StopHandle {
+    /// Stop at the next safe point and give the run back.
+    pub fn hand_back(&self) {
+        self.0.send_if_modified(|s| *s == Signal::Go && std::mem::replace(s, Signal::HandBack) == Signal::Go);
+    }
+
+    /// The lease is lost: stop at once and touch nothing.
+    pub fn lost(&self) {
+        self.0.send_replace(Signal::Lost);
+    }
+}
+
+/// Works on a claimed run until it ends, is handed back, or is overtaken.
+///
+/// Crash-only: dropping the future at any point is the same as a crash; the next claim goes on from the log.
+pub async fn run_leaf(deps: &Deps, lease: Lease, stop: Stop) -> LeafEnd {
+    let run = lease.record.run_id.clone();
+    match Leaf::open(deps, lease, stop).await {
+        Ok(mut leaf) => match leaf.drive().await {
+            Ok(end) => end,
+            Err(stopped) => end_of(&run, stopped),
+        },
+        Err(stopped) => end_of(&run, stopped),
+    }
+}
+
+/// Ends a run that has burned its attempts, without running it.
+///
+/// The append needs only what the lease carries, so it works even where the log cannot be read.
+pub async fn give_up(deps: &Deps, lease: Lease, message: String) -> LeafEnd {
+    let run = lease.record.run_id.clone();
+    let head = lease.head.position;
+    let mut leaf = Leaf::new(deps, lease, head, State::new(run.clone()), Stop::new().1);
+    match leaf.end(Outcome::failed(FailReason::DeadLetter, message)).await {
+        Ok(end) => end,
+        Err(stopped) => end_of(&run, stopped),
+    }
+}
+
+fn end_of(run: &RunId, stopped: Stopped) -> LeafEnd {
+    match stopped {
+        Stopped::Fenced(why) => {
+            tracing::warn!(%run, why, "this brain was overtaken; it stops here");
+            LeafEnd::Fenced
+        }
+        Stopped::Store(e) => {
+            tracing::error!(%run, error = %e, "the leaf stops: the log is out of reach");
+            LeafEnd::Store(e.to_string())
+        }
+    }
+}
+
+/// What made an effect end early.
+pub(crate) enum Interrupt {
+    Deadline,
+    HandBack,
+    Lost,
+}
+
+/// How a step left things: `Some` ends the leaf.
+pub(crate) type Step = Result<Option<LeafEnd>, Stopped>;
+
+pub(crate) struct Leaf<'a> {
+    pub(crate) deps: &'a Deps,
+    pub(crate) lease: Lease,
+    pub(crate) writer: Writer,
+    pub(crate) budget: Budget,
+    pub(crate) sandbox: Option<Arc<dyn Sandbox>>,
+    stop: Stop,
+}
+
+impl<'a> Leaf<'a> {
+    fn new(deps: &'a Deps, lease: Lease, head: torpor_core::Position, state: State, stop: Stop) -> Self {
+        let owner = (lease.session().clone(), lease.epoch);
+        let patience = deps.settings.store_patience;
+        let writer = Writer::new(deps.log.clone(), deps.clock.clone(), owner, head, state, patience);
+        let budget = deps.settings.budget(&lease.record.spec);
+        Self { deps, lease, writer, budget, sandbox: None, stop }
+    }
+
+    /// Reads the tail and derives the state. A session without entries costs no read.
+    async fn open(deps: &'a Deps, lease: Lease, stop: Stop) -> Result<Self, Stopped> {
+        let run = lease.record.run_id.clone();
+        if lease.head.position.0 == 0 {
+            return Ok(Self::new(deps, lease, torpor_core::Position(0), State::new(run), stop));
+        }
+        let session = lease.session().clone();
+        let patience = deps.settings.store_patience;
+        let opened = patiently(&*deps.clock, patience, async || deps.log.open(&session).await)
+            .await
+            .map_err(Stopped::Store)?
+            .ok_or_else(|| Stopped::Store(store::Error::Failed("the session's log is gone".into())))?;
+        if opened.head.epoch != lease.epoch {
+            return Err(Stopped::Fenced(format!("the session is at epoch {}", opened.head.epoch)));
+        }
+        let state = State::replay(run, &opened.tail);
+        Ok(Self::new(deps, lease, opened.head.position, state, stop))
+    }
+
+    async fn drive(&mut self) -> Result<LeafEnd, Stopped> {
+        if let Some(outcome) = &self.state().outcome {
+            return Ok(LeafEnd::Ended(outcome.clone()));
+        }
+        if self.state().started.is_some() {
+            let body = Body::Takeover { run: self.run(), worker: self.lease.worker.clone() };
+            self.writer.stage(body);
+        } else if let Some(end) = self.start().await? {
+            return Ok(end);
+        }
+        loop {
+            if let Some(end) = self.step().await? {
+                return Ok(end);
+            }
+        }
+    }
+
+    /// The next step, as the state demands it.
+    async fn step(&mut self) -> Step {
+        let state = self.state();
+        if state.open.is_empty() {
+            if let Some(verdict) = state.verdict.clone() {
+                let done = Outcome::Done { verdict: Some(verdict), response: None, stop_reason: None };
+                return self.end(done).await.map(Some);
+            }
+            if let Some(answer) = state.last_answer() {
+                let outcome = self.conclude(answer);
+                return self.end(outcome).await.map(Some);
+            }
+        }
+        if let Some(outcome) = self.over_budget() {
+            return self.end(outcome).await.map(Some);
+        }
+        if self.state().open.is_empty() { self.model_step().await } else { self.tool_step().await }
+    }
+
+    async fn start(&mut self) -> Step {
+        let spec = &self.lease.record.spec;
+        let model = match self.deps.settings.resolve(spec) {
+            Ok(model) => model,
+            Err(e) => return self.end(Outcome::failed(FailReason::BadInputs, e.to_string())).await.map(Some),
+        };
+        let review = matches!(spec.work, Work::Review { .. });
+        let sandboxed = self.deps.sandboxes.is_some();
+        let offered = catalogue::offered(sandboxed, review, spec.tools.as_deref());
+        let needs_sandbox = review || spec.tools.as_deref().is_some_and(|t| !t.is_empty());
+        if needs_sandbox && !sandboxed {
+            let message = "this run needs tools, and no sandbox is configured";
+            return self.end(Outcome::failed(FailReason::NoSandbox, message)).await.map(Some);
+        }
+        let has_hands = offered.iter().any(|k| k.tool.place() == torpor_core::tool::Place::Sandbox);
+        let workdir = match &self.deps.sandboxes {
+            Some(s) if has_hands => match s.workdir(self.lease.session(), spec.workspace_ref.as_deref()) {
+                Ok(dir) => Some(dir),
+                Err(e) => return self.end(Outcome::failed(FailReason::BadInputs, e.to_string())).await.map(Some),
+            },
+            _ => None,
+        };
+        let body = Body::RunStarted {
+            run: self.run(),
+            prompt: prompt::opening(&spec.work),
+            model: model.to_string(),
+            workdir,
+            tools: offered.iter().map(|k| k.tool.spec().name.to_owned()).collect(),
+        };
+        self.writer.stage(body);
+        Ok(None)
+    }
+
+    /// What a final answer without tool calls means.
+    fn conclude(&self, answer: &Assistant) -> Outcome {
+        if let Work::Review { item } = &self.lease.record.spec.work {
+            return if self.state().refused_verdict {
+                Outcome::failed(
+                    FailReason::InvalidVerdict,
+                    format!("the model stopped without a valid verdict for item {:?}", item.item_id),
+                )
+            } else {
+                Outcome::failed(
+                    FailReason::NoVerdict,
+                    format!("the model stopped without a verdict for item {:?}", item.item_id),
+                )
+            };
+        }
+        Outcome::Done {
+            verdict: None,
+            response: Some(answer.text()),
+            stop_reason: Some(answer.stop.as_str().to_owned()),
+        }
+    }
+
+    /// Checked before every model call and every tool call.
+    fn over_budget(&self) -> Option<Outcome> {
+        let (spent, budget) = (&self.state().spent, &self.budget);
+        let tokens = spent.usage.total();
+        let spent_so_far = || format!("spent: {} model calls, {tokens} tokens", spent.turns);
+        let calling_model = self.state().open.is_empty();
+        if let Some(max) = budget.max_turns.filter(|max| calling_model && spent.turns >= *max) {
+            return Some(Outcome::failed(
+                FailReason::Budget,
+                format!("limit of {max} model calls reached; {}", spent_so_far()),
+            ));
+        }
+        // Reaching the limit exactly still lets the calls of the last answer run; the next model call does not.
+        if let Some(max) = budget.max_tokens.filter(|max| tokens > *max || (calling_model && tokens == *max)) {
+            return Some(Outcome::failed(
+                FailReason::Budget,
+                format!("limit of {max} tokens reached; {}", spent_so_far()),
+            ));
+        }
+        self.time_left().filter(Duration::is_zero).map(|_| self.timed_out())
+    }
+
+    fn timed_out(&self) -> Outcome {
+        let max = self.budget.max_seconds.unwrap_or_default();
+        Outcome::failed(FailReason::Timeout, format!("limit of {max} seconds reached"))
+    }
+
+    fn time_left(&self) -> Option<Duration> {
+        let max = Duration::from_secs(self.budget.max_seconds?);
+        let since: Timestamp = self.state().started.as_ref()?.at;
+        Some(max.saturating_sub(self.deps.clock.now().since(since)))
+    }
+
+    /// Ends the run.
+    pub(crate) async fn end(&mut self, outcome: Outcome) -> Result<LeafEnd, Stopped> {
+        let spent = self.state().spent.clone();
+        self.writer.stage(Body::RunEnded { run: self.run(), outcome: outcome.clone(), spent });
+        self.writer.commit().await?;
+        Ok(LeafEnd::Ended(outcome))
+    }
+
+    /// What an interrupt makes of the leaf. Nothing may be in flight any more.
+    pub(crate) async fn interrupted(&mut self, interrupt: Interrupt) -> Result<LeafEnd, Stopped> {
+        match interrupt {
+            Interrupt::Deadline => {
+                let outcome = self.timed_out();
+                self.end(outcome).await
+            }
+            Interrupt::HandBack => {
+                self.writer.commit().await?;
+                Ok(LeafEnd::HandedBack)
+            }
+            Interrupt::Lost => Ok(LeafEnd::Fenced),
+        }
+    }
+
+    /// A future that is done when the leaf must let go of what it waits for. Cancellation safe.
+    pub(crate) fn interrupt(&self) -> impl Future<Output = Interrupt> + Send + use<> {
+        let (mut stop, clock, left) = (self.stop.clone(), self.deps.clock.clone(), self.time_left());
+        async move {
+            let deadline = async {
+                match left {
+                    Some(left) => clock.sleep(left).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                signal = stop.said() => if signal == Signal::HandBack { Interrupt::HandBack } else { Interrupt::Lost },
+                () = deadline => Interrupt::Deadline,
+            }
+        }
+    }
+
+    pub(crate) fn state(&self) -> &State {
+        &self.writer.state
+    }
+
+    pub(crate) fn run(&self) -> RunId {
+        self.lease.record.run_id.clone()
+    }
+}

@@ -1,0 +1,122 @@
+//! The model step: intent, call with bounded retries, answer.
+
+use std::time::Duration;
+
+use torpor_core::entry::Body;
+use torpor_core::model::{Prepared, Ref, Request, Retry};
+use torpor_core::outcome::{FailReason, Outcome};
+use torpor_core::{message::Assistant, tool};
+
+use crate::catalogue;
+use crate::leaf::{Interrupt, Leaf, Step};
+use crate::prompt;
+use crate::settings::RetryPolicy;
+
+/// What became of a model call with its retries.
+enum Called {
+    Answered(Assistant, u32),
+    Failed(String),
+    Interrupted(Interrupt),
+}
+
+impl Leaf<'_> {
+    pub(crate) async fn model_step(&mut self) -> Step {
+        let prepared = match self.prepare() {
+            Ok(prepared) => prepared,
+            Err(message) => return self.end(Outcome::failed(FailReason::Model, message)).await.map(Some),
+        };
+        let (fingerprint, estimate) = (prepared.fingerprint.clone(), prepared.estimate);
+        self.writer.stage(Body::ModelRequested { run: self.run(), fingerprint, estimate });
+        self.writer.commit().await?;
+        match self.call_model(&prepared).await {
+            Called::Answered(message, attempts) => {
+                self.writer.stage(Body::ModelAnswered { run: self.run(), message, attempts });
+                Ok(None)
+            }
+            Called::Failed(message) => self.end(Outcome::failed(FailReason::Model, message)).await.map(Some),
+            Called::Interrupted(i) => self.interrupted(i).await.map(Some),
+        }
+    }
+
+    fn prepare(&self) -> Result<Prepared, String> {
+        let Some(started) = &self.state().started else {
+            return Err("the run has no beginning in its log".into());
+        };
+        let model = Ref::parse(&started.model)?;
+        let tools: Vec<tool::Spec> = started
+            .tools
+            .iter()
+            .filter_map(|name| catalogue::find(name))
+            .map(|known| known.tool.spec().clone())
+            .collect();
+        let request = Request {
+            model: &model,
+            system: &prompt::system(started.workdir.as_deref()),
+            tools: &tools,
+            messages: &self.state().messages,
+        };
+        self.deps.models.prepare(&request).map_err(|e| e.to_string())
+    }
+
+    async fn call_model(&self, prepared: &Prepared) -> Called {
+        let policy = self.deps.settings.retry;
+        let interrupt = self.interrupt();
+        let work = async {
+            let mut attempt = 1;
+            loop {
+                // Pieces are for live followers; the log gets the whole answer.
+                let e = match self.deps.models.send(prepared, &mut |_| {}).await {
+                    Ok(answer) => return Called::Answered(answer, attempt),
+                    Err(e) => e,
+                };
+                if e.retry == Retry::Never || attempt >= policy.attempts {
+                    return Called::Failed(failure(&e.message, attempt));
+                }
+                let wait = pause(policy, attempt, e.retry);
+                tracing::warn!(run = %self.lease.record.run_id, attempt, ?wait, error = %e, "model call failed; retrying");
+                self.deps.clock.sleep(wait).await;
+                attempt += 1;
+            }
+        };
+        tokio::select! {
+            biased;
+            i = interrupt => Called::Interrupted(i),
+            called = work => called,
+        }
+    }
+}
+
+fn failure(message: &str, attempts: u32) -> String {
+    if attempts == 1 { message.to_owned() } else { format!("{message} (after {attempts} attempts)") }
+}
+
+/// The wait before the next attempt: what the provider asked for, else exponential with up to a quarter of jitter;
+/// never more than the policy's cap.
+fn pause(policy: RetryPolicy, attempt: u32, retry: Retry) -> Duration {
+    let wait = match retry {
+        Retry::After(d) => d,
+        Retry::Backoff | Retry::Never => {
+            let doubled = policy.base.saturating_mul(1_u32 << (attempt - 1).min(16));
+            // The id's random bits serve as the source: this needs spread, not secrecy.
+            let spread = u32::from(uuid::Uuid::new_v4().as_bytes()[0]);
+            doubled + doubled / 4 * spread / 255
+        }
+    };
+    wait.min(policy.cap)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_are_capped_and_honour_the_provider() {
+        let policy = RetryPolicy { attempts: 9, base: Duration::from_secs(1), cap: Duration::from_secs(20) };
+        let second = |n| pause(policy, n, Retry::Backoff);
+        assert!(second(1) >= Duration::from_secs(1) && second(1) <= Duration::from_millis(1250));
+        assert!(second(3) >= Duration::from_secs(4) && second(3) <= Duration::from_secs(5));
+        assert_eq!(second(30), policy.cap);
+        assert_eq!(pause(policy, 1, Retry::After(Duration::from_millis(7))), Duration::from_millis(7));
+        assert_eq!(pause(policy, 1, Retry::After(Duration::from_secs(999))), policy.cap);
+    }
+}

@@ -1,0 +1,228 @@
+//! The tool step: check, refuse or dispatch, in waves.
+//!
+//! Calls of one message run at the same time, except that a call which changes a file by itself (`write`, `edit`)
+//! waits for those before it and holds those after it. Results reach the model in the order of its calls.
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use torpor_core::entry::{Body, ToolEnding};
+use torpor_core::envelope::Work;
+use torpor_core::id::{CallId, Position};
+use torpor_core::message::{StopReason, ToolResult};
+use torpor_core::outcome::{FailReason, Outcome};
+use torpor_core::sandbox::{self, Ended};
+use torpor_core::tool::Place;
+
+use crate::catalogue::{self, Known};
+use crate::leaf::{Interrupt, Leaf, Step};
+use crate::prompt;
+use crate::state::Use;
+use crate::writer::Stopped;
+
+/// What is to be done with one use.
+enum Plan {
+    /// Answer it without any effect.
+    Answer(ToolEnding, ToolResult),
+    /// Send it to the hands, or attach to it there.
+    Dispatch,
+    /// It needs hands and there are none.
+    NoSandbox,
+}
+
+impl Leaf<'_> {
+    /// One wave of calls; the loop comes back until every use has its result.
+    pub(crate) async fn tool_step(&mut self) -> Step {
+        let uses: Vec<Use> = self.state().unanswered_uses().cloned().collect();
+        let mut wave = Vec::new();
+        for u in uses {
+            match self.plan(&u) {
+                Plan::Answer(ending, result) => self.stage_end(&u, None, ending, result),
+                Plan::NoSandbox => {
+                    let message = format!("the model called `{}`, and no sandbox is configured", u.name);
+                    return self.end(Outcome::failed(FailReason::NoSandbox, message)).await.map(Some);
+                }
+                Plan::Dispatch if catalogue::is_barrier(&u.name) && !wave.is_empty() => break,
+                Plan::Dispatch => {
+                    let alone = catalogue::is_barrier(&u.name);
+                    wave.push(u);
+                    if alone {
+                        break;
+                    }
+                }
+            }
+        }
+        if wave.is_empty() { Ok(None) } else { self.run_wave(wave).await }
+    }
+
+    /// Decides about one use, at dispatch, the same for every entrance.
+    fn plan(&self, u: &Use) -> Plan {
+        let refuse = |text: String| Plan::Answer(ToolEnding::Refused, ToolResult::error(text));
+        if u.intent.is_some() {
+            return Plan::Dispatch; // decided before; the hands know what became of it
+        }
+        if self.state().stop == Some(StopReason::MaxTokens) {
+            return refuse(
+                "Your message was cut off by the output limit, so none of its calls were run. \
+                           Make smaller calls: for instance write a long file in several steps."
+                    .into(),
+            );
+        }
+        let offered = self.state().started.as_ref().map(|s| s.tools.as_slice()).unwrap_or_default();
+        let Some(known) = catalogue::find(&u.name) else {
+            return refuse(format!("There is no tool `{}`. Available: {}.", u.name, offered.join(", ")));
+        };
+        if known.tool.place() == Place::Sandbox && self.deps.sandboxes.is_none() {
+            return Plan::NoSandbox;
+        }
+        if !offered.contains(&u.name) {
+            return refuse(format!("`{}` is not allowed in this run. Available: {}.", u.name, offered.join(", ")));
+        }
+        if let Err(text) = known.check(&u.input) {
+            return refuse(text);
+        }
+        match known.tool.place() {
+            Place::Sandbox => Plan::Dispatch,
+            Place::Session => self.answer_session(known, u),
+        }
+    }
+
+    fn answer_session(&self, known: &Known, u: &Use) -> Plan {
+        if self.state().verdict.is_some() {
+            let text = "A verdict was already recorded for this item; the review is over.";
+            return Plan::Answer(ToolEnding::Refused, ToolResult::error(text));
+        }
+        let effect = known.tool.run_session(&u.input);
+        if let (Some(verdict), Work::Review { item }) = (&effect.verdict, &self.lease.record.spec.work)
+            && verdict.item_id != item.item_id
+        {
+            let text = format!(
+                "This review is about item_id={:?}, not {:?}. Nothing was recorded; call the tool again with the right id.",
+                item.item_id, verdict.item_id
+            );
+            return Plan::Answer(ToolEnding::Refused, ToolResult::error(text));
+        }
+        Plan::Answer(ToolEnding::Finished, effect.result)
+    }
+
+    fn stage_end(&mut self, u: &Use, call: Option<Position>, ending: ToolEnding, result: ToolResult) {
+        let body = Body::ToolEnded { run: self.run(), tool_use: u.id.clone(), call, ending, result };
+        self.writer.stage(body);
+    }
+
+    async fn run_wave(&mut self, wave: Vec<Use>) -> Step {
+        let hands = match self.hands().await? {
+            Ok(hands) => hands,
+            Err(outcome) => return self.end(outcome).await.map(Some),
+        };
+        let session = self.lease.session().digest();
+        let mut calls = Vec::with_capacity(wave.len());
+        for u in wave {
+            let (position, incarnation) = match &u.intent {
+                Some((position, identity)) => (*position, identity.as_ref().map(|i| i.incarnation.clone())),
+                None => (self.stage_intent(&u, hands.identity()), Some(hands.identity().incarnation.clone())),
+            };
+            let id = CallId { session: session.clone(), position };
+            let incarnation = incarnation.unwrap_or_default();
+            calls.push((sandbox::Call { id, incarnation, tool: u.name.clone(), input: u.input.clone() }, u));
+        }
+        self.writer.commit().await?; // intent before effect
+        self.await_wave(&*hands, calls).await
+    }
+
+    fn stage_intent(&mut self, u: &Use, identity: &sandbox::Identity) -> Position {
+        self.writer.stage(Body::ToolRequested {
+            run: self.run(),
+            tool_use: u.id.clone(),
+            name: u.name.clone(),
+            input: u.input.clone(),
+            sandbox: Some(identity.clone()),
+        })
+    }
+
+    async fn await_wave(&mut self, hands: &dyn sandbox::Sandbox, calls: Vec<(sandbox::Call, Use)>) -> Step {
+        let interrupt = self.interrupt();
+        tokio::pin!(interrupt);
+        let mut waiting = calls.iter();
+        let start = |(call, u): &'_ (sandbox::Call, Use)| {
+            let (call, u) = (call.clone(), u.clone());
+            async move { (call.id.position, u, hands.call(call).await) }
+        };
+        let mut running: FuturesUnordered<_> =
+            waiting.by_ref().take(self.deps.settings.parallel_calls).map(start).collect();
+        while !running.is_empty() {
+            let done = tokio::select! {
+                biased;
+                done = running.next() => done,
+                i = &mut interrupt => {
+                    drop(running);
+                    return self.let_go(hands, &calls, i).await;
+                }
+            };
+            let Some((position, u, ended)) = done else { break };
+            running.extend(waiting.next().map(start));
+            let (ending, result) = match ended {
+                Ok(Ended::Finished(result)) => (ToolEnding::Finished, result),
+                Ok(Ended::Lost(why)) => {
+                    self.sandbox = None; // the next wave asks for fresh hands
+                    (ToolEnding::SandboxLost, ToolResult::error(prompt::lost(&why)))
+                }
+                Err(sandbox::Error::Fenced { mine, current }) => {
+                    return Err(Stopped::Fenced(format!("the hands refused epoch {mine}; current is {current}")));
+                }
+                Err(e) => {
+                    drop(running);
+                    let outcome = no_sandbox(&e);
+                    return self.end(outcome).await.map(Some);
+                }
+            };
+            self.stage_end(&u, Some(position), ending, result);
+            // The last result travels with the next intent; earlier ones must not wait for slow siblings.
+            if !running.is_empty() {
+                self.writer.commit().await?;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Lets go of running calls. At the deadline they are ended; on a hand-back they go on for the next brain.
+    async fn let_go(&mut self, hands: &dyn sandbox::Sandbox, calls: &[(sandbox::Call, Use)], why: Interrupt) -> Step {
+        if matches!(why, Interrupt::Deadline) {
+            let cancels = calls.iter().map(|(call, _)| hands.cancel(&call.id));
+            for failed in futures::future::join_all(cancels).await.into_iter().filter_map(Result::err) {
+                tracing::warn!(run = %self.lease.record.run_id, error = %failed, "a call could not be cancelled");
+            }
+        }
+        self.interrupted(why).await.map(Some)
+    }
+
+    /// The hands, attached at this epoch; the inner error is how the run ends without them.
+    async fn hands(&mut self) -> Result<Result<std::sync::Arc<dyn sandbox::Sandbox>, Outcome>, Stopped> {
+        if let Some(hands) = &self.sandbox {
+            return Ok(Ok(hands.clone()));
+        }
+        let Some(transport) = self.deps.sandboxes.clone() else {
+            return Ok(Err(Outcome::failed(FailReason::NoSandbox, "no sandbox is configured")));
+        };
+        self.writer.commit().await?; // opening may take long; an answer that was paid for must not wait for it
+        let open = sandbox::Open {
+            session: self.lease.session().clone(),
+            epoch: self.writer.epoch(),
+            workspace: self.lease.record.spec.workspace_ref.clone(),
+        };
+        match transport.open(open).await {
+            Ok(hands) => {
+                self.sandbox = Some(hands.clone());
+                Ok(Ok(hands))
+            }
+            Err(sandbox::Error::Fenced { mine, current }) => {
+                Err(Stopped::Fenced(format!("the hands refused epoch {mine}; current is {current}")))
+            }
+            Err(e) => Ok(Err(no_sandbox(&e))),
+        }
+    }
+}
+
+fn no_sandbox(e: &sandbox::Error) -> Outcome {
+    let reason = if matches!(e, sandbox::Error::Refused(_)) { FailReason::BadInputs } else { FailReason::NoSandbox };
+    Outcome::failed(reason, e.to_string())
+}
