@@ -20,7 +20,7 @@ use crate::catalogue;
 use crate::prompt;
 use crate::settings::Settings;
 use crate::state::State;
-use crate::writer::{Stopped, Writer, patiently};
+use crate::writer::{Patience, Stopped, Writer};
 
 /// What a leaf works with.
 #[derive(Clone)]
@@ -170,11 +170,14 @@ impl<'a> Leaf<'a> {
             return Ok(Self::new(deps, lease, torpor_core::Position(0), State::new(run), stop));
         }
         let session = lease.session().clone();
-        let patience = deps.settings.store_patience;
-        let opened = patiently(&*deps.clock, patience, async || deps.log.open(&session).await)
-            .await
-            .map_err(Stopped::Store)?
-            .ok_or_else(|| Stopped::Store(store::Error::Failed("the session's log is gone".into())))?;
+        let mut patience = Patience::new(&*deps.clock, deps.settings.store_patience);
+        let opened = loop {
+            match deps.log.open(&session).await {
+                Ok(opened) => break opened,
+                Err(e) => patience.wait(e).await.map_err(Stopped::Store)?,
+            }
+        };
+        let opened = opened.ok_or_else(|| Stopped::Store(store::Error::Failed("the session's log is gone".into())))?;
         if opened.head.epoch != lease.epoch {
             return Err(Stopped::Fenced(format!("the session is at epoch {}", opened.head.epoch)));
         }

@@ -86,33 +86,42 @@ impl Writer {
             bodies: std::mem::take(&mut self.staged),
         };
         self.head = Position(self.head.0 + append.bodies.len() as u64);
-        let (log, clock) = (&self.log, &*self.clock);
-        let done = patiently(clock, self.patience, async || match log.append(append.clone()).await {
-            Ok(_) => Ok(Ok(())),
-            Err(AppendError::Store(e)) => Err(e),
-            Err(e @ (AppendError::Fenced { .. } | AppendError::Conflict { .. })) => Ok(Err(e.to_string())),
-        });
-        done.await.map_err(Stopped::Store)?.map_err(Stopped::Fenced)
+        let mut patience = Patience::new(&*self.clock, self.patience);
+        loop {
+            match self.log.append(append.clone()).await {
+                Ok(_) => return Ok(()),
+                Err(AppendError::Store(e)) => patience.wait(e).await.map_err(Stopped::Store)?,
+                Err(e @ (AppendError::Fenced { .. } | AppendError::Conflict { .. })) => {
+                    return Err(Stopped::Fenced(e.to_string()));
+                }
+            }
+        }
     }
 }
 
-/// Repeats a store call while the store is away, with backoff, for at most `patience`.
-pub(crate) async fn patiently<T>(
-    clock: &dyn Clock,
-    patience: Duration,
-    mut call: impl AsyncFnMut() -> Result<T, store::Error>,
-) -> Result<T, store::Error> {
-    let mut waited = Duration::ZERO;
-    let mut wait = FIRST_WAIT;
-    loop {
-        match call().await {
-            Err(e) if e.is_retryable() && waited < patience => {
-                tracing::warn!(error = %e, "the store is away; waiting");
-                clock.sleep(wait).await;
-                waited += wait;
-                wait = (wait * 2).min(LONGEST_WAIT);
-            }
-            other => return other,
+/// Waiting for a store that is away: with backoff, and not for ever.
+pub(crate) struct Patience<'a> {
+    clock: &'a dyn Clock,
+    left: Duration,
+    next: Duration,
+}
+
+impl<'a> Patience<'a> {
+    pub(crate) fn new(clock: &'a dyn Clock, most: Duration) -> Self {
+        Self { clock, left: most, next: FIRST_WAIT }
+    }
+
+    /// Waits before the call that met `error` is repeated; the error comes back when it is lasting or patience is
+    /// at its end.
+    pub(crate) async fn wait(&mut self, error: store::Error) -> Result<(), store::Error> {
+        if !error.is_retryable() || self.left.is_zero() {
+            return Err(error);
         }
+        tracing::warn!(%error, "the store is away; waiting");
+        let wait = self.next.min(self.left);
+        self.clock.sleep(wait).await;
+        self.left -= wait;
+        self.next = (self.next * 2).min(LONGEST_WAIT);
+        Ok(())
     }
 }

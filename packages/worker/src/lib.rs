@@ -1,1 +1,199 @@
-//! Not yet written.
+//! The drain loop: claim, heartbeat, run, hand back.
+//!
+//! Owns: how many leaves run at once, the process's one heartbeat, retries and dead letters, drain.
+//! Must not know: what a leaf does, which store or sandbox there is, or who submitted a run.
+
+mod active;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use torpor_core::id::WorkerId;
+use torpor_core::queue::{Lease, Release, WorkQueue};
+use torpor_harness::{Deps, LeafEnd, give_up, run_leaf};
+
+use active::Active;
+
+/// One claim waits at most so long before it looks whether it should stop.
+const CLAIM_SLICE: Duration = Duration::from_secs(5);
+/// Waits between claims while the queue is away.
+const QUEUE_AWAY: Duration = Duration::from_millis(500);
+/// Most runs taken by one claim, so that one process does not empty the queue at a stroke.
+const CLAIM_BATCH: usize = 16;
+/// How long leaves that were told to hand back may take to reach a safe point.
+const HAND_BACK_GRACE: Duration = Duration::from_secs(5);
+/// Waits before a run whose leaf could not reach its log is claimable again: doubled per attempt up to the cap.
+const RETRY_BASE: Duration = Duration::from_secs(1);
+const RETRY_CAP: Duration = Duration::from_secs(60);
+
+/// How a worker works.
+#[derive(Debug, Clone, Copy)]
+pub struct Config {
+    /// Leaves that run at once.
+    pub concurrency: usize,
+    /// The store's lease time; the heartbeat is a third of it.
+    pub lease: Duration,
+    /// Claims without progress before a run is given up.
+    pub max_attempts: u32,
+    /// How long running leaves may go on after a shutdown was asked for; then they are handed back.
+    pub drain: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { concurrency: 256, lease: Duration::from_secs(3), max_attempts: 5, drain: Duration::from_secs(20) }
+    }
+}
+
+/// Runs leaves. Cheap to clone; clones are one worker.
+#[derive(Clone)]
+pub struct Worker(Arc<Inner>);
+
+struct Inner {
+    deps: Deps,
+    queue: Arc<dyn WorkQueue>,
+    id: WorkerId,
+    config: Config,
+    active: Active,
+}
+
+impl Worker {
+    /// A worker that does nothing until [`Worker::run`].
+    #[must_use]
+    pub fn new(deps: Deps, queue: Arc<dyn WorkQueue>, id: WorkerId, config: Config) -> Self {
+        Self(Arc::new(Inner { deps, queue, id, config, active: Active::new(config.concurrency) }))
+    }
+
+    /// The id under which this worker claims.
+    #[must_use]
+    pub fn id(&self) -> &WorkerId {
+        &self.0.id
+    }
+
+    /// Whether another leaf may be started now. False while draining.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.0.active.has_room()
+    }
+
+    /// Runs a lease that was claimed for this worker, in the background. It counts against the concurrency, which it
+    /// may exceed by what was claimed in the same instant. While draining the lease is handed back.
+    pub fn take(&self, lease: Lease) {
+        let worker = self.clone();
+        tokio::spawn(async move { worker.run_one(lease).await });
+    }
+
+    /// Claims and runs until `shutdown`, then drains: leaves may finish for the configured time, then they are handed
+    /// back at a safe point. Running commands go on in their sandbox. Returns when nothing is left.
+    pub async fn run(&self, shutdown: impl Future<Output = ()>) {
+        let beat = tokio::spawn(self.clone().heartbeat());
+        tokio::select! {
+            () = self.claim_forever() => {}
+            () = shutdown => {}
+        }
+        self.drain().await;
+        beat.abort();
+    }
+
+    async fn claim_forever(&self) {
+        let inner = &*self.0;
+        loop {
+            let room = inner.active.wait_for_room().await.min(CLAIM_BATCH);
+            match inner.queue.claim(&inner.id, room, CLAIM_SLICE).await {
+                Ok(leases) => leases.into_iter().for_each(|lease| self.take(lease)),
+                Err(e) => {
+                    tracing::warn!(error = %e, "the queue is away; waiting");
+                    inner.deps.clock.sleep(QUEUE_AWAY).await;
+                }
+            }
+        }
+    }
+
+    async fn heartbeat(self) {
+        let inner = &*self.0;
+        loop {
+            inner.deps.clock.sleep(inner.config.lease / 3).await;
+            let keys = inner.active.keys();
+            if keys.is_empty() {
+                continue;
+            }
+            match inner.queue.heartbeat(&inner.id, &keys).await {
+                Ok(lost) => lost.iter().for_each(|key| inner.active.lost(key)),
+                // The leases may lapse meanwhile; whoever claims then raises the epoch, which stops our leaves.
+                Err(e) => tracing::warn!(error = %e, "heartbeat failed"),
+            }
+        }
+    }
+
+    async fn drain(&self) {
+        let inner = &*self.0;
+        inner.active.close();
+        let clock = &inner.deps.clock;
+        tokio::select! {
+            () = inner.active.all_gone() => return,
+            () = clock.sleep(inner.config.drain) => {}
+        }
+        inner.active.hand_back_all();
+        tokio::select! {
+            () = inner.active.all_gone() => {}
+            () = clock.sleep(HAND_BACK_GRACE) => {
+                tracing::warn!("some leaves did not reach a safe point in time; their leases will lapse");
+            }
+        }
+    }
+
+    async fn run_one(&self, lease: Lease) {
+        let inner = &*self.0;
+        let key = lease.key();
+        let attempt = lease.attempt;
+        let Some((_slot, stop)) = inner.active.enter(&key) else {
+            return self.release(&lease, Release::HandBack).await;
+        };
+        if attempt > inner.config.max_attempts {
+            return self.bury(lease).await;
+        }
+        // The leaf gets a task of its own, so that a panic in it is an attempt that failed, not a dead worker.
+        let deps = inner.deps.clone();
+        let leaf = tokio::spawn({
+            let lease = lease.clone();
+            async move { Box::pin(run_leaf(&deps, lease, stop)).await }
+        });
+        match leaf.await {
+            Ok(LeafEnd::Ended(outcome)) => {
+                tracing::info!(run = %key.run, status = outcome.status().as_str(), "run ended");
+            }
+            Ok(LeafEnd::HandedBack) => self.release(&lease, Release::HandBack).await,
+            Ok(LeafEnd::Fenced) => {}
+            Ok(LeafEnd::Store(why)) => {
+                tracing::warn!(run = %key.run, attempt, why, "attempt failed");
+                self.release(&lease, Release::Retry { after: retry_after(attempt) }).await;
+            }
+            Err(e) => {
+                tracing::error!(run = %key.run, attempt, error = %e, "the leaf broke; this is a bug");
+                self.release(&lease, Release::Retry { after: retry_after(attempt) }).await;
+            }
+        }
+    }
+
+    /// Gives a run up: its terminal entry first, then the note among the dead letters.
+    async fn bury(&self, lease: Lease) {
+        let run = lease.record.run_id.clone();
+        let reason = format!("given up after {} attempts without progress", lease.attempt - 1);
+        tracing::error!(%run, reason, "dead letter");
+        if let LeafEnd::Ended(_) = give_up(&self.0.deps, lease, reason.clone()).await
+            && let Err(e) = self.0.queue.dead_letter(&run, &reason).await
+        {
+            tracing::error!(%run, error = %e, "the dead letter could not be noted; the run's record has the reason");
+        }
+    }
+
+    async fn release(&self, lease: &Lease, why: Release) {
+        if let Err(e) = self.0.queue.release(&lease.key(), why).await {
+            tracing::warn!(run = %lease.record.run_id, error = %e, "the lease could not be released; it will lapse");
+        }
+    }
+}
+
+fn retry_after(attempt: u32) -> Duration {
+    RETRY_BASE.saturating_mul(1 << attempt.saturating_sub(1).min(16)).min(RETRY_CAP)
+}
