@@ -1,0 +1,194 @@
+//! The Anthropic Messages API as a wire format.
+//!
+//! Owns: headers, authentication, the meaning of its errors; encoding and decoding are its submodules.
+//! Must not know: sockets, retries, other providers.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::Url;
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use serde::Deserialize;
+use torpor_core::message::Assistant;
+use torpor_core::model::{Error, Request, Retry};
+
+use crate::config::{self, ANTHROPIC_BASE_URL, CacheMarks};
+use crate::remote::{Decode, Wire};
+use crate::transport::{Call, Refusal, retry_for};
+
+mod decode;
+mod encode;
+
+/// The provider's name, as in `anthropic/<model>`.
+pub(crate) const PROVIDER: &str = "anthropic";
+/// The version of the wire format.
+const VERSION: &str = "2023-06-01";
+
+/// The wire format with its settings.
+pub(crate) struct Anthropic {
+    url: Url,
+    headers: HeaderMap,
+    has_credential: bool,
+    cache_marks: bool,
+    max_output_tokens: Option<u32>,
+}
+
+impl Anthropic {
+    pub(crate) fn new(config: &config::Anthropic) -> Result<Self, config::Error> {
+        let url = |base: &str| config::endpoint("anthropic.base_url", base, "/v1/messages");
+        let default = url(ANTHROPIC_BASE_URL)?;
+        let endpoint = config.base_url.as_deref().map_or_else(|| Ok(default.clone()), url)?;
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+        headers.insert(HeaderName::from_static("anthropic-version"), HeaderValue::from_static(VERSION));
+        if let Some(token) = &config.auth_token {
+            headers.insert(AUTHORIZATION, token.header("anthropic.auth_token", "Bearer ")?);
+        } else if let Some(key) = &config.api_key {
+            headers.insert(HeaderName::from_static("x-api-key"), key.header("anthropic.api_key", "")?);
+        }
+        if config.max_output_tokens == Some(0) {
+            let problem = "expected at least 1".into();
+            return Err(config::Error { setting: "anthropic.max_output_tokens", problem });
+        }
+        let cache_marks = match config.cache_marks {
+            CacheMarks::On => true,
+            CacheMarks::Off => false,
+            CacheMarks::Auto => endpoint == default && config.auth_token.is_none(),
+        };
+        Ok(Self {
+            // Some gateways want no credential at all; the provider itself always does.
+            has_credential: config.auth_token.is_some() || config.api_key.is_some() || endpoint != default,
+            url: endpoint,
+            headers,
+            cache_marks,
+            max_output_tokens: config.max_output_tokens,
+        })
+    }
+}
+
+impl Wire for Anthropic {
+    fn encode(&self, request: &Request<'_>) -> Result<Bytes, Error> {
+        if !self.has_credential {
+            return Err(Error::new(Retry::Never, "no credential for the Anthropic API: set an API key or a token"));
+        }
+        let max_tokens = self.max_output_tokens.unwrap_or_else(|| encode::max_output_tokens(&request.model.model));
+        encode::body(request, max_tokens, self.cache_marks)
+    }
+
+    fn call(&self, body: Bytes) -> Call {
+        Call { url: self.url.clone(), headers: self.headers.clone(), body }
+    }
+
+    fn decoder(&self) -> Box<dyn Decode> {
+        Box::new(decode::Answer::default())
+    }
+
+    fn decode_whole(&self, body: &[u8]) -> Result<Assistant, Error> {
+        decode::whole(body)
+    }
+
+    fn refusal(&self, refusal: &Refusal) -> Error {
+        let Refusal { status, body, retry_after } = refusal;
+        let problem = match Problem::parse(body) {
+            Some(problem) => problem,
+            None if status.is_redirection() => {
+                let text = format!("the model's endpoint answered {status}: redirects are not followed");
+                return Error::new(Retry::Never, text);
+            }
+            None => Problem { kind: String::new(), message: excerpt(body) },
+        };
+        let overflow = status.as_u16() == 413 || problem.is_overflow();
+        Error {
+            message: format!("the model's endpoint answered {status}: {}", problem.message),
+            // A gateway that forgot the status still tells by the error's name.
+            retry: match retry_for(status.as_u16(), *retry_after) {
+                Retry::Never if problem.is_passing() => problem.retry(*retry_after),
+                retry => retry,
+            },
+            overflow,
+        }
+    }
+}
+
+/// An error object, as an answer of its own or as an event in a stream.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Problem {
+    #[serde(rename = "type", default)]
+    kind: String,
+    #[serde(default)]
+    message: String,
+}
+
+impl Problem {
+    /// Reads `{"type":"error","error":{…}}`; gateways that write `{"error":"…"}` or `{"message":"…"}` are understood.
+    fn parse(body: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Inner {
+            Object(Problem),
+            Text(String),
+        }
+        #[derive(Deserialize)]
+        struct Outer {
+            error: Option<Inner>,
+            message: Option<String>,
+        }
+        let outer: Outer = serde_json::from_slice(body).ok()?;
+        match outer {
+            Outer { error: Some(Inner::Object(problem)), .. } => Some(problem),
+            Outer { error: Some(Inner::Text(message)), .. } | Outer { message: Some(message), .. } => {
+                Some(Self { kind: String::new(), message })
+            }
+            Outer { .. } => None,
+        }
+    }
+
+    /// Whether the trouble passes by itself.
+    fn is_passing(&self) -> bool {
+        matches!(self.kind.as_str(), "overloaded_error" | "rate_limit_error" | "api_error" | "timeout_error")
+    }
+
+    /// Whether asking the same again can help. Unknown kinds count as passing: retries are bounded.
+    fn is_lasting(&self) -> bool {
+        matches!(
+            self.kind.as_str(),
+            "invalid_request_error"
+                | "authentication_error"
+                | "permission_error"
+                | "not_found_error"
+                | "billing_error"
+                | "request_too_large"
+        )
+    }
+
+    fn retry(&self, retry_after: Option<Duration>) -> Retry {
+        if self.is_lasting() { Retry::Never } else { retry_after.map_or(Retry::Backoff, Retry::After) }
+    }
+
+    /// Whether the request does not fit the context window. The API has no code for it, only words.
+    fn is_overflow(&self) -> bool {
+        let text = self.message.to_ascii_lowercase();
+        self.kind == "request_too_large"
+            || ["prompt is too long", "exceed context limit", "context window", "context length"]
+                .iter()
+                .any(|words| text.contains(words))
+    }
+
+    /// As the error of a stream that had begun well.
+    pub(crate) fn into_error(self) -> Error {
+        let overflow = self.is_overflow();
+        let text = format!("the model's stream ended with an error: {}: {}", self.kind, self.message);
+        Error { overflow, ..Error::new(self.retry(None), text) }
+    }
+}
+
+/// The start of a body that is no error object, for people.
+fn excerpt(body: &[u8]) -> String {
+    const LENGTH: usize = 300;
+    let text: String = String::from_utf8_lossy(body).trim().chars().take(LENGTH).collect();
+    if text.is_empty() { "an empty body".into() } else { text }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,224 @@
+//! Requests in the Anthropic Messages format.
+//!
+//! Owns: what a conversation looks like on this wire. Pure; the same request always makes the same bytes, and,
+//! cache marks aside, a longer conversation begins with the bytes of the shorter one: the provider's cache lives on that.
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::Value;
+use torpor_core::message::{Assistant, Block, Content, ToolResult};
+use torpor_core::model::{Error, Message, Request, Retry};
+
+use super::PROVIDER;
+
+/// Output limit for models that the table does not name. Every current model allows it.
+const DEFAULT_MAX_OUTPUT: u32 = 32_000;
+/// Models that allow less, by the beginning of their id.
+const MAX_OUTPUT: &[(&str, u32)] = &[
+    ("claude-3-5-", 8_192),
+    ("claude-3-haiku", 4_096),
+    ("claude-3-opus", 4_096),
+    ("claude-3-sonnet", 4_096),
+    ("claude-2", 4_096),
+    ("claude-instant", 4_096),
+];
+/// What stands for a text without any visible character; the API refuses those.
+const BLANK: &str = "(blank)";
+/// The answer to a call that has none: it was never carried out, and the API insists on an answer to each.
+const NOT_RUN: &str = "This call was not carried out.";
+
+/// The output limit of a model, in tokens.
+pub(super) fn max_output_tokens(model: &str) -> u32 {
+    MAX_OUTPUT.iter().find(|(prefix, _)| model.starts_with(prefix)).map_or(DEFAULT_MAX_OUTPUT, |(_, max)| *max)
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    model: &'a str,
+    max_tokens: u32,
+    stream: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tools: Option<Vec<Tool<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system: Option<System<'a>>,
+    messages: Vec<Turn<'a>>,
+}
+
+#[derive(Serialize)]
+struct Tool<'a> {
+    name: &'a str,
+    description: &'a str,
+    input_schema: &'a Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_control: Option<Mark>,
+}
+
+/// The system prompt: the plain form where no mark is needed, since not every gateway knows the other.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum System<'a> {
+    Plain(&'a str),
+    Marked([Part<'a>; 1]),
+}
+
+#[derive(Serialize)]
+struct Turn<'a> {
+    role: &'static str,
+    content: Vec<Part<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Part<'a> {
+    Text {
+        text: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cache_control: Option<Mark>,
+    },
+    ToolUse {
+        id: &'a str,
+        name: &'a str,
+        input: &'a Value,
+    },
+    ToolResult {
+        tool_use_id: &'a str,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        content: Vec<Self>,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        is_error: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cache_control: Option<Mark>,
+    },
+    #[serde(untagged)]
+    Verbatim(&'a Value),
+}
+
+#[derive(Serialize, Clone, Copy)]
+#[serde(tag = "type", rename = "ephemeral")]
+struct Mark {}
+
+/// Encodes a request.
+pub(super) fn body(request: &Request<'_>, max_tokens: u32, marks: bool) -> Result<Bytes, Error> {
+    let mark = marks.then_some(Mark {});
+    let last = request.tools.len().saturating_sub(1);
+    let tools: Vec<Tool<'_>> = (request.tools.iter().enumerate())
+        .map(|(i, t)| Tool {
+            name: t.name,
+            description: t.description,
+            input_schema: &t.schema,
+            cache_control: mark.filter(|_| i == last),
+        })
+        .collect();
+    let system = match request.system {
+        blank if blank.trim().is_empty() => None,
+        text if marks => Some(System::Marked([Part::Text { text, cache_control: mark }])),
+        text => Some(System::Plain(text)),
+    };
+    let mut messages = turns(request.messages)?;
+    if marks {
+        mark_latest(&mut messages);
+    }
+    let body = Body {
+        model: &request.model.model,
+        max_tokens,
+        stream: true,
+        tools: (!tools.is_empty()).then_some(tools),
+        system,
+        messages,
+    };
+    let bytes = serde_json::to_vec(&body);
+    Ok(bytes.map_err(|e| Error::new(Retry::Never, format!("the request cannot be encoded: {e}")))?.into())
+}
+
+/// Marks the ends of the two latest user turns: the one before holds what the last call wrote to the cache, the last
+/// one what this call adds. With the tools and the system prompt that makes the four marks a request may have.
+fn mark_latest(turns: &mut [Turn<'_>]) {
+    for turn in turns.iter_mut().rev().filter(|t| t.role == "user").take(2) {
+        if let Some(Part::Text { cache_control, .. } | Part::ToolResult { cache_control, .. }) = turn.content.last_mut()
+        {
+            *cache_control = Some(Mark {});
+        }
+    }
+}
+
+/// Turns alternate on this wire, so neighbours of one role become one turn; every tool use is answered in the turn
+/// right after it.
+fn turns(messages: &[Message]) -> Result<Vec<Turn<'_>>, Error> {
+    let mut turns: Vec<Turn<'_>> = Vec::new();
+    // Tool uses that wait for their answer, in order.
+    let mut open: Vec<&str> = Vec::new();
+    for message in messages {
+        let (role, content) = match message {
+            Message::User(text) => {
+                let mut content = answers(&mut open, &[])?;
+                content.push(Part::Text { text: visible(text), cache_control: None });
+                ("user", content)
+            }
+            Message::Tools(results) => ("user", answers(&mut open, results)?),
+            Message::Assistant(answer) => {
+                let unanswered = answers(&mut open, &[])?;
+                append(&mut turns, "user", unanswered);
+                open.extend(answer.blocks.iter().filter_map(|b| match b {
+                    Block::ToolUse { id, .. } => Some(id.as_str()),
+                    _ => None,
+                }));
+                ("assistant", parts(answer))
+            }
+        };
+        append(&mut turns, role, content);
+    }
+    let unanswered = answers(&mut open, &[])?;
+    append(&mut turns, "user", unanswered);
+    Ok(turns)
+}
+
+fn append<'a>(turns: &mut Vec<Turn<'a>>, role: &'static str, content: Vec<Part<'a>>) {
+    match turns.last_mut() {
+        _ if content.is_empty() => {}
+        Some(turn) if turn.role == role => turn.content.extend(content),
+        _ => turns.push(Turn { role, content }),
+    }
+}
+
+/// An answer to each open tool use, in the order of the uses.
+fn answers<'a>(open: &mut Vec<&'a str>, results: &'a [(String, ToolResult)]) -> Result<Vec<Part<'a>>, Error> {
+    if let Some((stray, _)) = results.iter().find(|(id, _)| !open.contains(&id.as_str())) {
+        let text = format!("the conversation holds a result for tool use {stray:?}, which the model did not ask for");
+        return Err(Error::new(Retry::Never, text));
+    }
+    let uses = std::mem::take(open).into_iter();
+    Ok(uses.map(|id| result(id, results.iter().find(|(of, _)| of == id).map(|(_, r)| r))).collect())
+}
+
+fn result<'a>(tool_use_id: &'a str, result: Option<&'a ToolResult>) -> Part<'a> {
+    let (content, is_error) = match result {
+        Some(r) => {
+            let texts = r.content.iter().map(|Content::Text { text }| text.as_str());
+            (texts.filter(|t| !t.trim().is_empty()).collect(), r.is_error)
+        }
+        None => (vec![NOT_RUN], true),
+    };
+    let content = content.into_iter().map(|text| Part::Text { text, cache_control: None }).collect();
+    Part::ToolResult { tool_use_id, content, is_error, cache_control: None }
+}
+
+fn parts(answer: &Assistant) -> Vec<Part<'_>> {
+    answer.blocks.iter().filter_map(part).collect()
+}
+
+fn part(block: &Block) -> Option<Part<'_>> {
+    match block {
+        // The API sends blank texts but refuses to be sent them.
+        Block::Text { text } if text.trim().is_empty() => None,
+        Block::Text { text } => Some(Part::Text { text, cache_control: None }),
+        Block::ToolUse { id, name, input } => Some(Part::ToolUse { id, name, input }),
+        Block::Opaque { provider, value } => (provider == PROVIDER).then_some(Part::Verbatim(value)),
+    }
+}
+
+fn visible(text: &str) -> &str {
+    if text.trim().is_empty() { BLANK } else { text }
+}
+
+#[cfg(test)]
+mod tests;
