@@ -1,1 +1,118 @@
-//! Not yet written.
+//! The embedded store: session log, queue, leases and run records in one SQLite file.
+//!
+//! Owns: the data folder and everything in it. One process at a time: whoever opens the folder locks it, so leases
+//! of earlier processes are void from the start. Must not know: HTTP, models, tools, or what a run does.
+//!
+//! One thread writes with group commit ([`writer`]), a few read ([`readers`]); nothing here blocks the async
+//! runtime. The layout of the file is described in [`schema`].
+
+mod append;
+mod claim;
+mod enqueue;
+mod fault;
+mod leases;
+mod lock;
+mod readers;
+mod record;
+mod schema;
+mod seams;
+mod waiters;
+mod writer;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use torpor_core::{Clock, SystemClock, store};
+
+use crate::lock::Folder;
+use crate::readers::Readers;
+use crate::waiters::Waiters;
+use crate::writer::{Signals, State, Writer};
+
+/// The database's name in the data folder.
+const FILE: &str = "store.db";
+
+/// What can be chosen about a store.
+#[derive(Clone)]
+pub struct Options {
+    /// How long a claim lasts without a heartbeat; 3 s by default.
+    pub lease: Duration,
+    /// How long a terminal record is kept from its end; 24 h by default.
+    pub result_ttl: Duration,
+    /// The store's clock; the machine's by default.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(3),
+            result_ttl: Duration::from_secs(86_400),
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("lease", &self.lease)
+            .field("result_ttl", &self.result_ttl)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The store. Implements [`SessionLog`](torpor_core::log::SessionLog),
+/// [`WorkQueue`](torpor_core::queue::WorkQueue) and [`RunStore`](torpor_core::run::RunStore).
+///
+/// Dropping it finishes the commands that were accepted, waits for its threads and releases the folder.
+pub struct Store {
+    // The order matters: the threads stop before the folder is released.
+    writer: Writer,
+    readers: Readers,
+    signals: Arc<Signals>,
+    clock: Arc<dyn Clock>,
+    result_ttl: Duration,
+    _folder: Folder,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the store in `dir`, creating it if it is missing. Blocks on the disk for a few milliseconds.
+    ///
+    /// # Errors
+    /// - [`store::Error::Unavailable`] when another process holds the folder; it names the folder and the process.
+    /// - [`store::Error::Unreadable`] when the database is damaged or of a newer version.
+    /// - [`store::Error::Failed`] when the folder cannot be used.
+    pub fn open(dir: &Path, options: Options) -> Result<Self, store::Error> {
+        let folder = Folder::lock(dir)?;
+        let file = dir.join(FILE);
+        let conn = schema::open_writer(&file)?;
+        let lease_ms = u64::try_from(options.lease.as_millis()).unwrap_or(u64::MAX).max(1);
+        let state = State::load(&conn, lease_ms, Arc::clone(&options.clock))
+            .map_err(|fault| fault::describe(&format!("cannot read the database {}", file.display()), fault))?;
+        let readers = Readers::start(&file)?;
+        let signals = Arc::new(Signals {
+            ready: Notify::new(),
+            due: watch::Sender::new(u64::MAX),
+            waiters: Arc::new(Waiters::default()),
+        });
+        let writer = Writer::start(conn, state, Arc::clone(&signals))?;
+        Ok(Self {
+            writer,
+            readers,
+            signals,
+            clock: options.clock,
+            result_ttl: options.result_ttl,
+            _folder: folder,
+        })
+    }
+}

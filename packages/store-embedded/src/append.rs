@@ -1,0 +1,254 @@
+//! The session log: appending, settling a run with its last entry, and reading.
+
+use rusqlite::{Connection, OptionalExtension, params};
+use torpor_core::entry::{self, Body, Entry, SCHEMA};
+use torpor_core::log::{Append, AppendError, Head, Opened};
+use torpor_core::{Epoch, Position, RunId, SessionKey, Timestamp, store};
+
+use crate::fault::Fault;
+use crate::record::{number, sql, text};
+use crate::writer::Batch;
+
+/// Largest append, in bytes of its bodies together.
+pub(crate) const MAX_APPEND_BYTES: usize = 256 * 1024 * 1024;
+
+/// Most entries that one read answers.
+const MAX_READ: usize = 10_000;
+
+/// An append with its bodies in their stored form.
+pub(crate) struct Encoded {
+    append: Append,
+    bodies: Vec<String>,
+}
+
+impl Encoded {
+    /// Encodes and checks what can be checked without the store.
+    pub(crate) fn new(append: Append) -> Result<Self, store::Error> {
+        if append.bodies.is_empty() {
+            return Err(store::Error::Failed("an append must carry at least one entry".to_owned()));
+        }
+        let mut bodies = Vec::with_capacity(append.bodies.len());
+        let mut bytes = 0;
+        for body in &append.bodies {
+            let json = entry::encode(body).map_err(|e| store::Error::Failed(e.to_string()))?;
+            bytes += json.len();
+            bodies.push(String::from_utf8(json).map_err(|e| store::Error::Failed(e.to_string()))?);
+        }
+        if bytes > MAX_APPEND_BYTES {
+            return Err(store::Error::Failed(format!(
+                "an append must be at most {MAX_APPEND_BYTES} bytes, got {bytes}"
+            )));
+        }
+        Ok(Self { append, bodies })
+    }
+}
+
+/// What an append needs to know of its session.
+struct Session {
+    id: i64,
+    head: Position,
+    epoch: Epoch,
+    resume_from: Position,
+    front: Option<String>,
+    owned: bool,
+    progressed: bool,
+}
+
+/// What a batch of entries does beside being stored.
+struct Effects<'a> {
+    resume_from: Position,
+    progressed: bool,
+    ended: Option<(&'a RunId, &'static str, Position)>,
+}
+
+/// Appends; the refusal is the inner result, because nothing has to be undone for it.
+pub(crate) fn append(b: &mut Batch<'_>, encoded: &Encoded) -> Result<Result<Position, AppendError>, Fault> {
+    let Encoded { append, bodies } = encoded;
+    let fenced = |current| Ok(Err(AppendError::Fenced { mine: append.epoch, current }));
+    let Some(session) = session(b.conn, &append.session)? else {
+        return fenced(Epoch(0));
+    };
+    if append.epoch != session.epoch {
+        return fenced(session.epoch);
+    }
+    if append.after != session.head {
+        return Ok(if is_repeated(b.conn, &session, append)? {
+            Ok(Position(append.after.0.saturating_add(append.bodies.len() as u64)))
+        } else if session.owned {
+            Err(AppendError::Conflict { head: session.head, after: append.after })
+        } else {
+            Err(AppendError::Fenced { mine: append.epoch, current: session.epoch })
+        });
+    }
+    if !session.owned {
+        return fenced(session.epoch); // given back or ended since: nobody may write
+    }
+    let effects = match effects(append, &session) {
+        Ok(effects) => effects,
+        Err(wrong) => return Ok(Err(store::Error::Failed(wrong).into())),
+    };
+
+    store_entries(b.conn, &session, append, bodies)?;
+    let head = Position(session.head.0 + bodies.len() as u64);
+    b.conn
+        .prepare_cached("UPDATE session SET head = ?2, resume_from = ?3, progressed = ?4 WHERE id = ?1")?
+        .execute(params![session.id, sql(head.0), sql(effects.resume_from.0), effects.progressed])?;
+    if let Some((run, status, position)) = effects.ended {
+        settle(b, session.id, run, status, position)?;
+    }
+    Ok(Ok(head))
+}
+
+fn session(conn: &Connection, key: &SessionKey) -> Result<Option<Session>, Fault> {
+    let mut query = conn.prepare_cached(
+        "SELECT id, head, epoch, resume_from, front_run, owned, progressed FROM session \
+         WHERE tenant = ?1 AND session = ?2",
+    )?;
+    let mut rows = query.query([key.tenant(), key.session()])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    Ok(Some(Session {
+        id: row.get(0)?,
+        head: Position(number(row, 1)?),
+        epoch: Epoch(number(row, 2)?),
+        resume_from: Position(number(row, 3)?),
+        front: row.get(4)?,
+        owned: row.get(5)?,
+        progressed: row.get(6)?,
+    }))
+}
+
+/// Whether this very append is already stored: its reply was lost and its writer asks again.
+fn is_repeated(conn: &Connection, session: &Session, append: &Append) -> Result<bool, Fault> {
+    let stored: Option<(Option<String>, i64)> = conn
+        .prepare_cached("SELECT write_id, epoch FROM entry WHERE session = ?1 AND position = ?2")?
+        .query_row(params![session.id, sql(append.after.0.saturating_add(1))], |r| Ok((r.get(0)?, r.get(1)?)))
+        .optional()?;
+    Ok(stored == Some((Some(append.write_id.to_string()), sql(append.epoch.0))))
+}
+
+/// What the batch does to session and run, or what is wrong with it.
+fn effects<'a>(append: &'a Append, session: &Session) -> Result<Effects<'a>, String> {
+    let mut effects =
+        Effects { resume_from: session.resume_from, progressed: session.progressed, ended: None };
+    for (body, position) in append.bodies.iter().zip(append.after.0 + 1..) {
+        if let Some(run) = body.run() {
+            if session.front.as_deref() != Some(run.as_str()) {
+                let owned = session.front.as_deref().unwrap_or("none");
+                return Err(format!("an entry names run {run}, but the lease is for {owned}"));
+            }
+            if effects.ended.is_some() {
+                return Err(format!("an entry of run {run} follows its end"));
+            }
+        }
+        effects.progressed |= body.is_progress();
+        match body {
+            Body::Checkpoint { keep_from, .. } => {
+                // The checkpoint itself must be among what a resuming brain reads.
+                if keep_from.0 == 0 || keep_from.0 > position {
+                    return Err(format!("a checkpoint at {position} must keep from 1 to {position}, got {keep_from}"));
+                }
+                effects.resume_from = *keep_from;
+            }
+            Body::RunEnded { run, outcome, .. } => {
+                effects.ended = Some((run, outcome.status().as_str(), Position(position)));
+            }
+            _ => {}
+        }
+    }
+    Ok(effects)
+}
+
+fn store_entries(conn: &Connection, session: &Session, append: &Append, bodies: &[String]) -> Result<(), Fault> {
+    let mut insert = conn.prepare_cached(
+        "INSERT INTO entry (session, position, epoch, at_ms, schema, write_id, body) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?;
+    let mut write_id = Some(append.write_id.to_string());
+    for (body, position) in bodies.iter().zip(append.after.0 + 1..) {
+        let (epoch, at) = (sql(append.epoch.0), sql(append.at.0));
+        insert.execute(params![session.id, sql(position), epoch, at, SCHEMA, write_id.take(), body])?;
+    }
+    Ok(())
+}
+
+/// A run ended: record, queue entry, lease and the session's next run change with the entry that says so.
+fn settle(b: &mut Batch<'_>, session: i64, run: &RunId, status: &str, at: Position) -> Result<(), Fault> {
+    let now = b.now();
+    let row: i64 = b
+        .conn
+        .prepare_cached(
+            "UPDATE run SET status = ?2, ended_ms = ?3, ended_position = ?4, version = version + 1 \
+             WHERE run_id = ?1 RETURNING id",
+        )?
+        .query_row(params![run.as_str(), status, sql(now), sql(at.0)], |r| r.get(0))?;
+    b.conn.prepare_cached("DELETE FROM queue WHERE run = ?1")?.execute([row])?;
+    let next: Option<(i64, i64, String)> = b
+        .conn
+        .prepare_cached(
+            "SELECT q.run, q.due_ms, r.run_id FROM queue q JOIN run r ON r.id = q.run \
+             WHERE q.session = ?1 AND q.state = 'blocked' ORDER BY q.run LIMIT 1",
+        )?
+        .query_row([session], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
+        .optional()?;
+    b.conn
+        .prepare_cached("UPDATE session SET owned = 0, front_run = ?2 WHERE id = ?1")?
+        .execute(params![session, next.as_ref().map(|(_, _, id)| id)])?;
+    if let Some((next, due, _)) = next {
+        let due = u64::try_from(due).unwrap_or(0);
+        let state = if due > now { "delayed" } else { "ready" };
+        b.conn
+            .prepare_cached("UPDATE queue SET state = ?2 WHERE run = ?1")?
+            .execute(params![next, state])?;
+        if due > now {
+            b.delayed(due);
+        } else {
+            b.ready();
+        }
+    }
+    if let Some(held) = b.state.leases.of(run).cloned() {
+        b.over(run, held);
+    }
+    b.changed(run);
+    Ok(())
+}
+
+/// The marks and the tail of a session.
+pub(crate) fn open(conn: &Connection, key: &SessionKey) -> Result<Option<Opened>, Fault> {
+    let Some(session) = session(conn, key)? else { return Ok(None) };
+    let Session { id, head, epoch, resume_from, .. } = session;
+    // Entries are never changed, so the head read first bounds a tail that is consistent with it.
+    let tail = entries(conn, id, resume_from, head, usize::MAX)?;
+    Ok(Some(Opened { head: Head { position: head, epoch, resume_from }, tail }))
+}
+
+/// Up to `limit` entries from `from` on.
+pub(crate) fn read(conn: &Connection, key: &SessionKey, from: Position, limit: usize) -> Result<Vec<Entry>, Fault> {
+    match session(conn, key)? {
+        Some(session) => entries(conn, session.id, from, session.head, limit.min(MAX_READ)),
+        None => Ok(Vec::new()),
+    }
+}
+
+fn entries(
+    conn: &Connection,
+    session: i64,
+    from: Position,
+    to: Position,
+    limit: usize,
+) -> Result<Vec<Entry>, Fault> {
+    let mut query = conn.prepare_cached(
+        "SELECT position, at_ms, epoch, schema, body FROM entry \
+         WHERE session = ?1 AND position BETWEEN ?2 AND ?3 ORDER BY position LIMIT ?4",
+    )?;
+    let mut rows = query.query(params![session, sql(from.0), sql(to.0), sql(limit as u64)])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(Entry {
+            position: Position(number(row, 0)?),
+            at: Timestamp(number(row, 1)?),
+            epoch: Epoch(number(row, 2)?),
+            body: entry::decode(row.get(3)?, text(row, 4)?)?,
+        });
+    }
+    Ok(found)
+}

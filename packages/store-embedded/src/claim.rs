@@ -1,0 +1,229 @@
+//! Leases: claiming, keeping, giving back; and counting what is there.
+
+use rusqlite::{Connection, params};
+use torpor_core::log::Head;
+use torpor_core::outcome::Status;
+use torpor_core::queue::{Backlog, DeadLetter, Lease, LeaseKey, Release};
+use torpor_core::{Epoch, Position, RunId, Timestamp, WorkerId};
+
+use crate::fault::Fault;
+use crate::leases::Held;
+use crate::record::{self, number, sql, unreadable};
+use crate::writer::{Batch, first_delayed};
+
+/// Most runs that one claim answers.
+pub(crate) const MAX_CLAIM: usize = 256;
+
+/// Most dead letters that one call answers.
+const MAX_DEAD_LETTERS: usize = 1_000;
+
+/// What a claim found.
+pub(crate) struct Claimed {
+    pub(crate) leases: Vec<Lease>,
+    /// There may be more: someone else should look.
+    pub(crate) more: bool,
+}
+
+/// Claims up to `max` runs that are claimable now.
+pub(crate) fn claim(b: &mut Batch<'_>, worker: &WorkerId, max: usize) -> Result<Claimed, Fault> {
+    let now = b.now();
+    offer_what_is_due(b, now)?;
+    let rows: Vec<i64> = {
+        let mut query = b
+            .conn
+            .prepare_cached("SELECT run FROM queue WHERE state = 'ready' ORDER BY priority DESC, run LIMIT ?1")?;
+        let max = sql(max.min(MAX_CLAIM) as u64);
+        query.query_map([max], |r| r.get(0))?.collect::<Result<_, _>>()?
+    };
+    let more = rows.len() >= max;
+    let leases = rows.into_iter().map(|row| claim_row(b, worker, row, now)).collect::<Result<Vec<_>, _>>()?;
+    if leases.is_empty() {
+        b.recheck_due();
+    }
+    Ok(Claimed { leases, more })
+}
+
+/// Delayed runs whose time has come and runs whose lease has expired are ready.
+fn offer_what_is_due(b: &mut Batch<'_>, now: u64) -> Result<(), Fault> {
+    if b.state.delayed.is_some_and(|due| due <= now) {
+        b.conn
+            .prepare_cached("UPDATE queue SET state = 'ready' WHERE state = 'delayed' AND due_ms <= ?1")?
+            .execute([sql(now)])?;
+        b.state.delayed = first_delayed(b.conn)?;
+    }
+    for (run, held) in b.state.leases.expired(now) {
+        let offered = b
+            .conn
+            .prepare_cached("UPDATE queue SET state = 'ready' WHERE run = ?1 AND state = 'leased'")?
+            .execute([held.row])?;
+        if offered == 1 {
+            b.offered(held);
+        } else {
+            b.over(&run, held); // left by a commit that failed
+        }
+    }
+    Ok(())
+}
+
+fn claim_row(b: &mut Batch<'_>, worker: &WorkerId, row: i64, now: u64) -> Result<Lease, Fault> {
+    let session: i64 = b
+        .conn
+        .prepare_cached("UPDATE queue SET state = 'leased', worker = ?2 WHERE run = ?1 RETURNING session")?
+        .query_row(params![row, worker.as_str()], |r| r.get(0))?;
+    let (progressed, epoch, position, resume_from): (bool, i64, i64, i64) = b
+        .conn
+        .prepare_cached("SELECT progressed, epoch + 1, head, resume_from FROM session WHERE id = ?1")?
+        .query_row([session], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?)))?;
+    b.conn
+        .prepare_cached("UPDATE session SET epoch = ?2, owned = 1, progressed = 0 WHERE id = ?1")?
+        .execute(params![session, epoch])?;
+    // Attempts are counted since the last progress: an owner that got somewhere starts the count again.
+    let run: String = b
+        .conn
+        .prepare_cached(
+            "UPDATE run SET status = ?2, attempts = iif(?3, 1, attempts + 1), started_ms = coalesce(started_ms, ?4), \
+             version = version + 1 WHERE id = ?1 RETURNING run_id",
+        )?
+        .query_row(params![row, Status::Running.as_str(), progressed, sql(now)], |r| r.get(0))?;
+    let run = RunId::parse(&run).ok_or_else(|| unreadable(format!("{run:?} is not a run id")))?;
+    let record = record::by_run_id(b.conn, &run)?.ok_or_else(|| unreadable(format!("run {run} has no session")))?;
+    let unsigned = |n: i64| u64::try_from(n).unwrap_or(0);
+    let epoch = Epoch(unsigned(epoch));
+    let head = Head { position: Position(unsigned(position)), epoch, resume_from: Position(unsigned(resume_from)) };
+    let until = now.saturating_add(b.state.lease_ms);
+    b.state.leases.put(run.clone(), Held { row, session, epoch, worker: worker.clone(), until });
+    b.changed(&run);
+    Ok(Lease { attempt: record.attempts, record, epoch, worker: worker.clone(), head })
+}
+
+/// Extends leases; answers those that are lost.
+pub(crate) fn heartbeat(b: &mut Batch<'_>, worker: &WorkerId, keys: &[LeaseKey]) -> Result<Vec<LeaseKey>, Fault> {
+    let now = b.now();
+    let until = now.saturating_add(b.state.lease_ms);
+    let mut lost = Vec::new();
+    for key in keys {
+        let Some(held) = b.state.leases.get(key).filter(|held| held.worker == *worker).cloned() else {
+            lost.push(key.clone());
+            continue;
+        };
+        // A live lease is extended in memory. One that was offered again must leave the queue first.
+        if b.state.leases.is_waiting(&held) || revive(b, &held)? {
+            b.state.leases.put(key.run.clone(), Held { until, ..held });
+        } else {
+            lost.push(key.clone());
+        }
+    }
+    Ok(lost)
+}
+
+fn revive(b: &Batch<'_>, held: &Held) -> Result<bool, Fault> {
+    let revived = b
+        .conn
+        .prepare_cached(
+            "UPDATE queue SET state = 'leased' WHERE run = ?1 AND state IN ('ready', 'leased') \
+             AND EXISTS (SELECT 1 FROM session WHERE id = ?2 AND epoch = ?3 AND owned = 1)",
+        )?
+        .execute(params![held.row, held.session, sql(held.epoch.0)])?;
+    Ok(revived == 1)
+}
+
+/// Gives a run back; `false` when the lease is no longer held.
+pub(crate) fn release(b: &mut Batch<'_>, key: &LeaseKey, why: Release) -> Result<bool, Fault> {
+    let Some(held) = b.state.leases.get(key).cloned() else { return Ok(false) };
+    let disowned = b
+        .conn
+        .prepare_cached("UPDATE session SET owned = 0 WHERE id = ?1 AND epoch = ?2 AND owned = 1")?
+        .execute(params![held.session, sql(held.epoch.0)])?;
+    if disowned == 0 {
+        return Ok(false);
+    }
+    let now = b.now();
+    let (after, burned) = match why {
+        Release::HandBack => (std::time::Duration::ZERO, false),
+        Release::Retry { after } => (after, true),
+        Release::Wait { after } => (after, false),
+    };
+    let due = Timestamp(now).after(after).0;
+    let state = if due > now { "delayed" } else { "ready" };
+    b.conn
+        .prepare_cached("UPDATE queue SET state = ?2, due_ms = ?3, worker = NULL WHERE run = ?1")?
+        .execute(params![held.row, state, sql(due)])?;
+    b.conn
+        .prepare_cached(
+            "UPDATE run SET status = ?2, attempts = max(attempts - ?3, 0), version = version + 1 WHERE id = ?1",
+        )?
+        .execute(params![held.row, Status::Queued.as_str(), u32::from(!burned)])?;
+    if due > now {
+        b.delayed(due);
+    } else {
+        b.ready();
+    }
+    b.over(&key.run, held);
+    b.changed(&key.run);
+    Ok(true)
+}
+
+/// Counts, each run once.
+pub(crate) fn backlog(b: &Batch<'_>) -> Result<Backlog, Fault> {
+    let now = b.now();
+    let count = |query: &str| -> Result<u64, Fault> {
+        let n: i64 = b.conn.prepare_cached(query)?.query_row([], |r| r.get(0))?;
+        Ok(u64::try_from(n).unwrap_or(0))
+    };
+    let due: i64 = b
+        .conn
+        .prepare_cached("SELECT count(*) FROM queue WHERE state = 'delayed' AND due_ms <= ?1")?
+        .query_row([sql(now)], |r| r.get(0))?;
+    let due = u64::try_from(due).unwrap_or(0);
+    let (leased, expired) = b.state.leases.count(now);
+    Ok(Backlog {
+        ready: count("SELECT count(*) FROM queue WHERE state = 'ready'")? + due + expired,
+        waiting: count("SELECT count(*) FROM queue WHERE state = 'delayed'")? - due
+            + count("SELECT count(*) FROM queue WHERE state = 'blocked'")?,
+        leased,
+        // One that is noted but not yet ended is still counted where it stands.
+        dead: count(
+            "SELECT count(*) FROM dead_letter d WHERE NOT EXISTS \
+             (SELECT 1 FROM run r JOIN queue q ON q.run = r.id WHERE r.run_id = d.run_id)",
+        )?,
+    })
+}
+
+/// Notes that a run was given up; the first note counts.
+pub(crate) fn dead_letter(b: &Batch<'_>, run: &RunId, reason: &str) -> Result<(), Fault> {
+    b.conn
+        .prepare_cached("INSERT OR IGNORE INTO dead_letter (run_id, reason, at_ms) VALUES (?1, ?2, ?3)")?
+        .execute(params![run.as_str(), reason, sql(b.now())])?;
+    Ok(())
+}
+
+/// The dead letters, newest first.
+pub(crate) fn dead_letters(conn: &Connection, limit: usize) -> Result<Vec<DeadLetter>, Fault> {
+    let mut query = conn.prepare_cached("SELECT run_id, reason, at_ms FROM dead_letter ORDER BY id DESC LIMIT ?1")?;
+    let mut rows = query.query([sql(limit.min(MAX_DEAD_LETTERS) as u64)])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let run: String = row.get(0)?;
+        found.push(DeadLetter {
+            run: RunId::parse(&run).ok_or_else(|| unreadable(format!("{run:?} is not a run id")))?,
+            reason: row.get(1)?,
+            at: Timestamp(number(row, 2)?),
+        });
+    }
+    Ok(found)
+}
+
+/// Removes up to `limit` records that ended at or before `ended_by`, with their keys and dead letters; their
+/// sessions and logs stay.
+pub(crate) fn sweep(b: &Batch<'_>, ended_by: Timestamp, limit: u32) -> Result<u64, Fault> {
+    let mut gone = b.conn.prepare_cached(
+        "DELETE FROM run WHERE id IN (SELECT id FROM run WHERE ended_ms IS NOT NULL AND ended_ms <= ?1 \
+         ORDER BY ended_ms LIMIT ?2) RETURNING run_id",
+    )?;
+    let gone: Vec<String> =
+        gone.query_map(params![sql(ended_by.0), limit], |r| r.get(0))?.collect::<Result<_, _>>()?;
+    for run in &gone {
+        b.conn.prepare_cached("DELETE FROM dead_letter WHERE run_id = ?1")?.execute([run])?;
+    }
+    Ok(gone.len() as u64)
+}

@@ -1,0 +1,227 @@
+//! Accepting a run: record, queue entry, idempotency key and, if asked, the first claim, in one step.
+
+use rusqlite::{OptionalExtension, params};
+use torpor_core::entry::RunTotals;
+use torpor_core::log::Head;
+use torpor_core::outcome::Status;
+use torpor_core::queue::{Enqueued, Expects, Lease, NewRun};
+use torpor_core::run::Record;
+use torpor_core::{Epoch, Position, RunId, Timestamp, WorkerId, store};
+
+use crate::fault::Fault;
+use crate::leases::Held;
+use crate::record::{self, number, row_at, sql, unreadable};
+use crate::writer::Batch;
+
+/// A session as it was before this run.
+struct Before {
+    id: i64,
+    head: Head,
+    busy: bool,
+}
+
+/// Where the new run stands in its session and in time.
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    Claimed,
+    Ready,
+    Delayed,
+    Blocked,
+}
+
+/// Accepts a run; `spec` is its JSON.
+pub(crate) fn enqueue(b: &mut Batch<'_>, new: NewRun, spec: &str) -> Result<Enqueued, Fault> {
+    if let Some(answer) = earlier_post(b, &new)? {
+        return Ok(answer);
+    }
+    let before = session_before(b, &new)?;
+    match (&before, new.expects) {
+        (Some(_), Expects::New) => return Ok(Enqueued::Conflict),
+        (None, Expects::Existing) => return Ok(Enqueued::NoSession),
+        _ => {}
+    }
+    if is_known(b, &new.run_id)? {
+        return Err(store::Error::Failed(format!("the run id {} is taken", new.run_id)).into());
+    }
+
+    let now = b.now();
+    let due = new.not_before.map_or(0, |t| t.0);
+    let place = match (&before, &new.claim_for) {
+        (Some(Before { busy: true, .. }), _) => Place::Blocked,
+        _ if due > now => Place::Delayed,
+        (_, Some(_)) => Place::Claimed,
+        (_, None) => Place::Ready,
+    };
+    let row = row_at(now).max(b.state.last_row + 1);
+    let (session, head) = write_session(b, &new, before, row, place)?;
+    write_run(b, &new, spec, session, row, now, place)?;
+    b.conn
+        .prepare_cached(
+            "INSERT INTO queue (run, session, priority, state, due_ms, worker) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![
+            row,
+            session,
+            new.priority,
+            place.state(),
+            sql(due),
+            new.claim_for.as_ref().filter(|_| place == Place::Claimed).map(WorkerId::as_str)
+        ])?;
+    b.state.last_row = row;
+
+    let claimed = place == Place::Claimed;
+    let record = Record {
+        run_id: new.run_id,
+        session: new.session,
+        spec: new.spec,
+        status: if claimed { Status::Running } else { Status::Queued },
+        outcome: None,
+        spent: RunTotals::default(),
+        attempts: u32::from(claimed),
+        created_at: Timestamp(now),
+        started_at: claimed.then_some(Timestamp(now)),
+        ended_at: None,
+        version: 1,
+    };
+    match (place, new.claim_for) {
+        (Place::Claimed, Some(worker)) => {
+            let until = now.saturating_add(b.state.lease_ms);
+            let held = Held { row, session, epoch: head.epoch, worker: worker.clone(), until };
+            b.state.leases.put(record.run_id.clone(), held);
+            return Ok(Enqueued::Claimed(Box::new(Lease { record, epoch: head.epoch, worker, head, attempt: 1 })));
+        }
+        (Place::Ready, _) => b.ready(),
+        (Place::Delayed, _) => b.delayed(due),
+        _ => {}
+    }
+    Ok(Enqueued::Created(Box::new(record)))
+}
+
+impl Place {
+    fn state(self) -> &'static str {
+        match self {
+            Self::Claimed => "leased",
+            Self::Ready => "ready",
+            Self::Delayed => "delayed",
+            Self::Blocked => "blocked",
+        }
+    }
+}
+
+/// The answer, if this key came before.
+fn earlier_post(b: &Batch<'_>, new: &NewRun) -> Result<Option<Enqueued>, Fault> {
+    let Some(idempotency) = &new.idempotency else { return Ok(None) };
+    let found: Option<(String, String)> = b
+        .conn
+        .prepare_cached("SELECT run_id, body_hash FROM run WHERE tenant = ?1 AND idempotency_key = ?2")?
+        .query_row([new.session.tenant(), &idempotency.key], |r| Ok((r.get(0)?, r.get(1)?)))
+        .optional()?;
+    let Some((run, hash)) = found else { return Ok(None) };
+    if hash != idempotency.body_hash {
+        return Ok(Some(Enqueued::Conflict));
+    }
+    let run = RunId::parse(&run).ok_or_else(|| unreadable(format!("{run:?} is not a run id")))?;
+    let record = record::by_run_id(b.conn, &run)?.ok_or_else(|| unreadable(format!("run {run} has no session")))?;
+    Ok(Some(Enqueued::Existing(Box::new(record))))
+}
+
+fn session_before(b: &Batch<'_>, new: &NewRun) -> Result<Option<Before>, Fault> {
+    let mut query = b.conn.prepare_cached(
+        "SELECT id, head, epoch, resume_from, front_run IS NOT NULL FROM session WHERE tenant = ?1 AND session = ?2",
+    )?;
+    let mut rows = query.query([new.session.tenant(), new.session.session()])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let head = Head {
+        position: Position(number(row, 1)?),
+        epoch: Epoch(number(row, 2)?),
+        resume_from: Position(number(row, 3)?),
+    };
+    Ok(Some(Before { id: row.get(0)?, head, busy: row.get(4)? }))
+}
+
+fn is_known(b: &Batch<'_>, run: &RunId) -> Result<bool, Fault> {
+    Ok(b.conn.prepare_cached("SELECT 1 FROM run WHERE run_id = ?1")?.exists([run.as_str()])?)
+}
+
+/// Makes or changes the session; answers its row and the log's marks after this step.
+fn write_session(
+    b: &Batch<'_>,
+    new: &NewRun,
+    before: Option<Before>,
+    row: i64,
+    place: Place,
+) -> Result<(i64, Head), Fault> {
+    let claimed = place == Place::Claimed;
+    let run = new.run_id.as_str();
+    let Some(Before { id, mut head, .. }) = before else {
+        let head = Head { position: Position(0), epoch: Epoch(u64::from(claimed)), resume_from: Position(1) };
+        b.conn
+            .prepare_cached(
+                "INSERT INTO session (tenant, session, head, epoch, resume_from, front_run, owned, progressed, \
+                 latest_run) VALUES (?1, ?2, 0, ?3, 1, ?4, ?5, 0, ?6)",
+            )?
+            .execute(params![
+                new.session.tenant(),
+                new.session.session(),
+                sql(head.epoch.0),
+                run,
+                claimed,
+                row
+            ])?;
+        return Ok((b.conn.last_insert_rowid(), head));
+    };
+    match place {
+        Place::Blocked => {
+            b.conn
+                .prepare_cached("UPDATE session SET latest_run = ?2 WHERE id = ?1")?
+                .execute(params![id, row])?;
+        }
+        Place::Ready | Place::Delayed => {
+            b.conn
+                .prepare_cached("UPDATE session SET latest_run = ?2, front_run = ?3 WHERE id = ?1")?
+                .execute(params![id, row, run])?;
+        }
+        Place::Claimed => {
+            head.epoch.0 += 1;
+            b.conn
+                .prepare_cached(
+                    "UPDATE session SET latest_run = ?2, front_run = ?3, epoch = ?4, owned = 1, progressed = 0 \
+                     WHERE id = ?1",
+                )?
+                .execute(params![id, row, run, sql(head.epoch.0)])?;
+        }
+    }
+    Ok((id, head))
+}
+
+fn write_run(
+    b: &Batch<'_>,
+    new: &NewRun,
+    spec: &str,
+    session: i64,
+    row: i64,
+    now: u64,
+    place: Place,
+) -> Result<(), Fault> {
+    let claimed = place == Place::Claimed;
+    let status = if claimed { Status::Running } else { Status::Queued };
+    b.conn
+        .prepare_cached(
+            "INSERT INTO run (id, run_id, session, tenant, idempotency_key, body_hash, status, attempts, version, \
+             created_ms, started_ms, spec) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 1, ?9, ?10, ?11)",
+        )?
+        .execute(params![
+            row,
+            new.run_id.as_str(),
+            session,
+            new.session.tenant(),
+            new.idempotency.as_ref().map(|i| &i.key),
+            new.idempotency.as_ref().map(|i| &i.body_hash),
+            status.as_str(),
+            u32::from(claimed),
+            sql(now),
+            claimed.then_some(sql(now)),
+            spec
+        ])?;
+    Ok(())
+}

@@ -1,0 +1,154 @@
+//! Run records as rows: reading them, one or a page.
+//!
+//! How a run ended is not kept twice: it is read from the `RunEnded` entry that the row points at.
+
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, Row, ToSql};
+use torpor_core::entry::{self, Body, RunTotals};
+use torpor_core::outcome::Status;
+use torpor_core::run::{Filter, Page, Record};
+use torpor_core::{RunId, SessionKey, Timestamp, store};
+
+use crate::fault::Fault;
+
+/// Most records on one page.
+const MAX_PAGE: usize = 200;
+
+/// A run's row is its time shifted by this, plus a counter within the millisecond.
+const ROW_TIME_SHIFT: u32 = 20;
+
+const COLUMNS: &str = "r.run_id, s.tenant, s.session, r.spec, r.status, r.attempts, r.created_ms, r.started_ms, \
+                       r.ended_ms, r.version, e.schema, e.body, r.id";
+const JOINS: &str = "JOIN session s ON s.id = r.session \
+                     LEFT JOIN entry e ON e.session = r.session AND e.position = r.ended_position";
+
+/// An unsigned number as SQLite keeps it.
+pub(crate) fn sql(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// A number of the database, none of which is ever written negative.
+pub(crate) fn number(row: &Row<'_>, column: usize) -> Result<u64, Fault> {
+    let n: i64 = row.get(column)?;
+    u64::try_from(n).map_err(|_| unreadable(format!("a count is {n}, expected 0 or more")))
+}
+
+/// A column of JSON text, as it lies in the page cache.
+pub(crate) fn text<'r>(row: &'r Row<'_>, column: usize) -> Result<&'r [u8], Fault> {
+    match row.get_ref(column)? {
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Ok(bytes),
+        other => Err(unreadable(format!("a text column holds {:?}", other.data_type()))),
+    }
+}
+
+pub(crate) fn unreadable(what: String) -> Fault {
+    store::Error::Unreadable(what).into()
+}
+
+/// The first row that a run created at `now` may have.
+pub(crate) fn row_at(now: u64) -> i64 {
+    sql(now.min(i64::MAX as u64 >> ROW_TIME_SHIFT) << ROW_TIME_SHIFT)
+}
+
+/// The record of a run.
+pub(crate) fn by_run_id(conn: &Connection, run: &RunId) -> Result<Option<Record>, Fault> {
+    let mut query =
+        conn.prepare_cached(&format!("SELECT {COLUMNS} FROM run r {JOINS} WHERE r.run_id = ?1"))?;
+    one(query.query([run.as_str()])?)
+}
+
+/// The latest run of a session.
+pub(crate) fn latest(conn: &Connection, session: &SessionKey) -> Result<Option<Record>, Fault> {
+    let mut query = conn.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM session s JOIN run r ON r.id = s.latest_run AND r.session = s.id \
+         LEFT JOIN entry e ON e.session = r.session AND e.position = r.ended_position \
+         WHERE s.tenant = ?1 AND s.session = ?2"
+    ))?;
+    one(query.query([session.tenant(), session.session()])?)
+}
+
+fn one(mut rows: rusqlite::Rows<'_>) -> Result<Option<Record>, Fault> {
+    rows.next()?.map(read).transpose()
+}
+
+/// One page of records, newest first.
+pub(crate) fn list(conn: &Connection, filter: &Filter) -> Result<Page, Fault> {
+    let limit = filter.limit.clamp(1, MAX_PAGE);
+    let before = filter.cursor.as_deref().map(parse_cursor).transpose()?.unwrap_or(i64::MAX);
+    let after = filter.created_after.map_or(i64::MIN, |t| row_at(t.0));
+    let created = filter.created_after.map_or(-1, |t| sql(t.0));
+    let more = sql(limit as u64 + 1);
+
+    let mut wheres = "r.id < ?1 AND r.id >= ?2 AND r.created_ms > ?3".to_owned();
+    let mut values: Vec<&dyn ToSql> = vec![&before, &after, &created, &more];
+    let mut from = "run r";
+    let status = filter.status.map(Status::as_str);
+    if let (Some(wanted), Some(name)) = (filter.status, &status) {
+        values.push(name);
+        wheres += &format!(" AND r.status = ?{}", values.len());
+        if wanted.is_terminal() {
+            wheres += " AND r.ended_ms IS NOT NULL"; // lets the partial index be used
+        } else {
+            // Runs that have not ended are few and all in the queue; those that have may be many.
+            from = "queue q CROSS JOIN run r ON r.id = q.run";
+        }
+    }
+    if let Some(tenant) = &filter.tenant {
+        values.push(tenant);
+        wheres += &format!(" AND r.tenant = ?{}", values.len());
+    }
+    let order = if from == "run r" { "r.id" } else { "q.run" };
+    let query = format!("SELECT {COLUMNS} FROM {from} {JOINS} WHERE {wheres} ORDER BY {order} DESC LIMIT ?4");
+    let mut query = conn.prepare_cached(&query)?;
+    let mut rows = query.query(&*values)?;
+
+    let mut runs = Vec::new();
+    let mut last = 0;
+    while let Some(row) = rows.next()? {
+        if runs.len() == limit {
+            return Ok(Page { runs, next: Some(format!("{last:x}")) });
+        }
+        last = row.get::<_, i64>(12)?;
+        runs.push(read(row)?);
+    }
+    Ok(Page { runs, next: None })
+}
+
+fn parse_cursor(cursor: &str) -> Result<i64, Fault> {
+    i64::from_str_radix(cursor, 16)
+        .ok()
+        .filter(|n| *n >= 0)
+        .ok_or_else(|| store::Error::Failed(format!("the cursor {cursor:?} was not made by this store")).into())
+}
+
+fn read(row: &Row<'_>) -> Result<Record, Fault> {
+    let id: String = row.get(0)?;
+    let named = |what: &str, e: &dyn std::fmt::Display| unreadable(format!("{what} of run {id}: {e}"));
+    let (tenant, session): (String, String) = (row.get(1)?, row.get(2)?);
+    let status: String = row.get(4)?;
+    let status = Status::parse(&status).ok_or_else(|| named("status", &format!("{status:?} is not known")))?;
+    let (outcome, spent) = match row.get::<_, Option<u16>>(10)? {
+        None => (None, RunTotals::default()),
+        Some(schema) => match entry::decode(schema, text(row, 11)?).map_err(|e| named("outcome", &e))? {
+            Body::RunEnded { outcome, spent, .. } => (Some(outcome), spent),
+            _ => return Err(named("outcome", &"the entry is not a run's end")),
+        },
+    };
+    let instant = |column| -> Result<Option<Timestamp>, Fault> {
+        let ms: Option<i64> = row.get(column)?;
+        Ok(ms.map(|ms| Timestamp(u64::try_from(ms).unwrap_or(0))))
+    };
+    Ok(Record {
+        run_id: RunId::parse(&id).ok_or_else(|| named("id", &"not a run id"))?,
+        session: SessionKey::new(&tenant, &session).map_err(|e| named("session", &e))?,
+        spec: serde_json::from_slice(text(row, 3)?).map_err(|e| named("spec", &e))?,
+        status,
+        outcome,
+        spent,
+        attempts: row.get(5)?,
+        created_at: Timestamp(number(row, 6)?),
+        started_at: instant(7)?,
+        ended_at: instant(8)?,
+        version: number(row, 9)?,
+    })
+}

@@ -1,0 +1,189 @@
+//! The database file: its layout, its version, and how a connection is set up.
+//!
+//! Owns: the tables and the pragmas. Must not know: what any operation means.
+//!
+//! Everything can be read with `sqlite3 store.db` while the program runs. Instants are milliseconds since the Unix
+//! epoch in columns named `…_ms`; structured values are JSON text.
+//!
+//! | table | one row is | worth knowing |
+//! |---|---|---|
+//! | `meta` | a fact about the file | `schema` = layout version; a newer one is refused by name |
+//! | `session` | a session and the marks beside its log | `head`, `epoch` and `resume_from` make opening O(tail); `front_run` is the run whose turn it is, `owned` whether someone holds it, `progressed` whether its owner got anywhere |
+//! | `entry` | an entry of a session's log | `write_id` stands on the first entry of each append; `schema` is the entry's own version |
+//! | `run` | the record of a run | `id` ascends with acceptance and starts with the time (`created_ms << 20`), so that "created after" is a range of keys; how it ended is the entry at `ended_position`, kept once |
+//! | `queue` | a run that has not ended | `state` is `ready`, `delayed` (until `due_ms`), `leased` or `blocked` (behind another run of its session). When a lease ends is kept in memory only: a lease never outlives the process |
+//! | `dead_letter` | a run that was given up | goes with its record |
+//! | `log` (view) | `entry` with names instead of numbers | for people |
+
+use std::path::Path;
+
+use rusqlite::{Connection, OptionalExtension};
+use torpor_core::store;
+
+use crate::fault::{Fault, describe};
+
+/// The layout this build writes and reads.
+pub(crate) const VERSION: u32 = 1;
+
+/// Statements kept prepared per connection.
+const STATEMENTS: usize = 64;
+
+/// Pages in the write-ahead log before a commit also checkpoints it (4 KiB each).
+const CHECKPOINT_PAGES: u32 = 2_000;
+
+/// A write-ahead log that grew beyond this is cut back after a checkpoint, in bytes.
+const WAL_KEEP_BYTES: u32 = 32 * 1024 * 1024;
+
+/// Page cache of the writing connection, in KiB.
+const WRITER_CACHE_KIB: u32 = 4_096;
+
+/// Page cache of each reading connection, in KiB.
+const READER_CACHE_KIB: u32 = 1_024;
+
+/// How long a statement waits for another process that holds the file (an operator's `sqlite3`), in milliseconds.
+const BUSY_MS: u32 = 2_000;
+
+const TABLES: &str = "
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE session (
+    id          INTEGER PRIMARY KEY,
+    tenant      TEXT NOT NULL,
+    session     TEXT NOT NULL,
+    head        INTEGER NOT NULL,
+    epoch       INTEGER NOT NULL,
+    resume_from INTEGER NOT NULL,
+    front_run   TEXT,
+    owned       INTEGER NOT NULL,
+    progressed  INTEGER NOT NULL,
+    latest_run  INTEGER NOT NULL,
+    UNIQUE (tenant, session)
+);
+CREATE TABLE entry (
+    session  INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    epoch    INTEGER NOT NULL,
+    at_ms    INTEGER NOT NULL,
+    schema   INTEGER NOT NULL,
+    write_id TEXT,
+    body     TEXT NOT NULL,
+    PRIMARY KEY (session, position)
+) WITHOUT ROWID;
+CREATE TABLE run (
+    id              INTEGER PRIMARY KEY,
+    run_id          TEXT NOT NULL UNIQUE,
+    session         INTEGER NOT NULL,
+    tenant          TEXT NOT NULL,
+    idempotency_key TEXT,
+    body_hash       TEXT,
+    status          TEXT NOT NULL,
+    attempts        INTEGER NOT NULL,
+    version         INTEGER NOT NULL,
+    created_ms      INTEGER NOT NULL,
+    started_ms      INTEGER,
+    ended_ms        INTEGER,
+    ended_position  INTEGER,
+    spec            TEXT NOT NULL
+);
+CREATE UNIQUE INDEX run_idempotency ON run (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL;
+CREATE INDEX run_tenant ON run (tenant);
+CREATE INDEX run_ended ON run (ended_ms) WHERE ended_ms IS NOT NULL;
+CREATE INDEX run_ended_status ON run (status) WHERE ended_ms IS NOT NULL;
+CREATE TABLE queue (
+    run      INTEGER PRIMARY KEY,
+    session  INTEGER NOT NULL,
+    priority INTEGER NOT NULL,
+    state    TEXT NOT NULL CHECK (state IN ('ready', 'delayed', 'leased', 'blocked')),
+    due_ms   INTEGER NOT NULL,
+    worker   TEXT
+);
+CREATE INDEX queue_ready ON queue (priority DESC, run) WHERE state = 'ready';
+CREATE INDEX queue_delayed ON queue (due_ms) WHERE state = 'delayed';
+CREATE INDEX queue_blocked ON queue (session, run) WHERE state = 'blocked';
+CREATE TABLE dead_letter (
+    id     INTEGER PRIMARY KEY AUTOINCREMENT,
+    run_id TEXT NOT NULL UNIQUE,
+    reason TEXT NOT NULL,
+    at_ms  INTEGER NOT NULL
+);
+CREATE VIEW log AS
+    SELECT s.tenant, s.session, e.position, e.epoch,
+           strftime('%Y-%m-%dT%H:%M:%fZ', e.at_ms / 1000.0, 'unixepoch') AS at,
+           json_extract(e.body, '$.type') AS type, e.body
+    FROM entry e JOIN session s ON s.id = e.session;
+";
+
+/// Opens the writing connection, creates the tables in a new file, refuses a newer one, and voids every lease.
+pub(crate) fn open_writer(file: &Path) -> Result<Connection, store::Error> {
+    let open = || -> Result<Connection, Fault> {
+        let conn = connect(file, WRITER_CACHE_KIB)?;
+        let mode: String = conn.query_row("PRAGMA journal_mode = WAL", [], |r| r.get(0))?;
+        if mode != "wal" {
+            return Err(store::Error::Failed(format!("journal mode is {mode}, expected wal")).into());
+        }
+        // FULL: a commit is on the disk when it returns. NORMAL may lose the last ones when the power goes.
+        conn.pragma_update(None, "synchronous", "FULL")?;
+        conn.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        conn.pragma_update(None, "journal_size_limit", WAL_KEEP_BYTES)?;
+        prepare_tables(&conn)?;
+        void_leases(&conn)?;
+        Ok(conn)
+    };
+    open().map_err(|fault| describe(&format!("cannot open the database {}", file.display()), fault))
+}
+
+/// Opens a connection that only reads.
+pub(crate) fn open_reader(file: &Path) -> Result<Connection, store::Error> {
+    let open = || -> Result<Connection, Fault> {
+        let conn = connect(file, READER_CACHE_KIB)?;
+        conn.pragma_update(None, "query_only", true)?;
+        Ok(conn)
+    };
+    open().map_err(|fault| describe(&format!("cannot open the database {}", file.display()), fault))
+}
+
+fn connect(file: &Path, cache_kib: u32) -> Result<Connection, Fault> {
+    let conn = Connection::open(file)?;
+    conn.set_prepared_statement_cache_capacity(STATEMENTS);
+    conn.pragma_update(None, "busy_timeout", BUSY_MS)?;
+    conn.pragma_update(None, "cache_size", -i64::from(cache_kib))?;
+    conn.pragma_update(None, "temp_store", "MEMORY")?;
+    Ok(conn)
+}
+
+fn prepare_tables(conn: &Connection) -> Result<(), Fault> {
+    let present: Option<i64> = conn
+        .query_row("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'meta'", [], |r| r.get(0))
+        .optional()?;
+    if present.is_none() {
+        conn.execute_batch("BEGIN IMMEDIATE")?;
+        conn.execute_batch(TABLES)?;
+        conn.execute("INSERT INTO meta (name, value) VALUES ('schema', ?1)", [VERSION.to_string()])?;
+        conn.execute_batch("COMMIT")?;
+        return Ok(());
+    }
+    let found: Option<String> =
+        conn.query_row("SELECT value FROM meta WHERE name = 'schema'", [], |r| r.get(0)).optional()?;
+    match found.as_deref().map(str::parse::<u32>) {
+        Some(Ok(VERSION)) => Ok(()),
+        Some(Ok(newer)) if newer > VERSION => Err(store::Error::Unreadable(format!(
+            "its layout has version {newer}, this build reads {VERSION}: upgrade this program first"
+        ))
+        .into()),
+        _ => Err(store::Error::Unreadable(format!(
+            "its layout version is {}, this build reads {VERSION}",
+            found.as_deref().unwrap_or("missing")
+        ))
+        .into()),
+    }
+}
+
+/// This process holds the folder alone, so whoever held a lease is gone: it would be wrong to wait for them.
+fn void_leases(conn: &Connection) -> Result<(), Fault> {
+    conn.execute_batch(
+        "BEGIN IMMEDIATE;
+         UPDATE session SET owned = 0 WHERE id IN (SELECT session FROM queue WHERE worker IS NOT NULL);
+         UPDATE queue SET worker = NULL, state = iif(state = 'leased', 'ready', state) WHERE worker IS NOT NULL;
+         COMMIT",
+    )?;
+    Ok(())
+}
