@@ -20,6 +20,11 @@ impl Fields {
         }
     }
 
+    /// Whether nothing has been found wrong so far.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.problems.is_empty()
+    }
+
     pub(crate) fn problem(&mut self, field: &str, message: impl AsRef<str>) {
         self.problems.push(format!("{field}: {}", message.as_ref()));
     }

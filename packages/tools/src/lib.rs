@@ -7,12 +7,17 @@
 
 mod args;
 mod atomic;
+mod edit;
+mod find;
+mod grep;
 mod lines;
+mod ls;
 mod open;
 pub mod output;
 mod path;
 mod read;
 mod sniff;
+mod walk;
 mod write;
 
 use std::path::PathBuf;
@@ -62,6 +67,10 @@ pub fn run(name: &str, input: &Value, ctx: &Context) -> Output {
     let answer = ctx.check_cancelled().and_then(|()| match name {
         "read" => read::run(input, ctx),
         "write" => write::run(input, ctx),
+        "edit" => edit::run(input, ctx),
+        "ls" => ls::run(input, ctx),
+        "grep" => grep::run(input, ctx),
+        "find" => find::run(input, ctx),
         _ => Err(format!("Unknown tool: {name}. Known tools: {}.", NAMES.join(", "))),
     });
     match answer {

@@ -127,7 +127,8 @@ impl<'c, R: BufRead> LineReader<'c, R> {
                 return Ok(Count::Exact(lines + u64::from(std::mem::take(&mut self.mid_line))));
             }
             if seen >= budget {
-                return Ok(Count::AtLeast(lines + u64::from(self.mid_line)));
+                // Either the line that was begun or a new one goes on here.
+                return Ok(Count::AtLeast(lines + 1));
             }
             lines += count_breaks(chunk);
             let (used, mid_line) = (chunk.len(), chunk.last() != Some(&b'\n'));

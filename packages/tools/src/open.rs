@@ -3,6 +3,7 @@
 //! Owns: refusing directories, pipes and devices with a text that says what to do. Must not know what is read.
 
 use std::fs::{File, Metadata, OpenOptions};
+use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -11,12 +12,7 @@ use crate::{Context, path};
 /// Opens a file for reading. A pipe or device is refused and never waited for: the check is made on what was
 /// opened, so nothing can be put in its place in between.
 pub(crate) fn regular(ctx: &Context, given: &str, path: &Path) -> Result<(File, Metadata), String> {
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)
-        .and_then(|file| file.metadata().map(|meta| (file, meta)));
-    let (file, meta) = match opened {
+    let (file, meta) = match without_waiting(path) {
         Ok(opened) => opened,
         // A socket cannot be opened at all.
         Err(e) if e.raw_os_error() == Some(libc::ENXIO) => {
@@ -25,6 +21,13 @@ pub(crate) fn regular(ctx: &Context, given: &str, path: &Path) -> Result<(File, 
         Err(e) => return Err(path::failure(ctx, "read", given, path, &e)),
     };
     check_kind(given, &meta)?;
+    Ok((file, meta))
+}
+
+/// Opens whatever `path` is, and never waits for the other end of a pipe.
+pub(crate) fn without_waiting(path: &Path) -> io::Result<(File, Metadata)> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let meta = file.metadata()?;
     Ok((file, meta))
 }
 

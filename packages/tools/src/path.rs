@@ -60,9 +60,18 @@ fn without_mention<'a>(ctx: &Context, given: &'a str) -> &'a str {
 pub(crate) fn show(ctx: &Context, path: &Path) -> String {
     match path.strip_prefix(&ctx.workdir) {
         Ok(rest) if rest.as_os_str().is_empty() => ".".to_owned(),
-        Ok(rest) => rest.to_string_lossy().into_owned(),
-        Err(_) => path.to_string_lossy().into_owned(),
+        Ok(rest) => one_line(&rest.to_string_lossy()),
+        Err(_) => one_line(&path.to_string_lossy()),
     }
+}
+
+/// A name in which nothing breaks the line: control characters are escaped as in `\n`.
+pub(crate) fn one_line(name: &str) -> String {
+    if !name.contains(char::is_control) {
+        return name.to_owned();
+    }
+    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    name.chars().map(escape).collect()
 }
 
 /// A word of a shell command, quoted if it must be.

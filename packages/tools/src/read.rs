@@ -124,13 +124,13 @@ fn page(reader: &mut LineReader<'_, BufReader<File>>, args: &Arguments) -> Resul
         }
     };
     let shown_to = before + page.lines as u64;
-    let gave_up = matches!(end, End::LongLine(Count::AtLeast(_)));
-    let rest = match reader.count_rest(if gave_up { 0 } else { MAX_LOOK_AHEAD })? {
-        // Giving up inside the long line counts that line once more.
-        Count::AtLeast(n) if gave_up => Count::AtLeast(n.saturating_sub(1) + unshown),
-        Count::AtLeast(n) => Count::AtLeast(n + unshown),
-        Count::Exact(n) if gave_up => Count::Exact(n.max(1)),
-        Count::Exact(n) => Count::Exact(n + unshown),
+    let rest = match end {
+        // The end of that line was not found, so nothing is known of what follows.
+        End::LongLine(Count::AtLeast(_)) => Count::AtLeast(1),
+        _ => match reader.count_rest(MAX_LOOK_AHEAD)? {
+            Count::Exact(n) => Count::Exact(n + unshown),
+            Count::AtLeast(n) => Count::AtLeast(n + unshown),
+        },
     };
     if rest == Count::Exact(0) {
         if last_ended && page.text.len() < MAX_BYTES {
@@ -146,7 +146,7 @@ fn with_notice(page: Page, args: &Arguments, shown_to: u64, end: &End, rest: Cou
     let first = args.offset;
     let total = match rest {
         Count::Exact(n) => (shown_to + n).to_string(),
-        Count::AtLeast(n) => format!("more than {}", shown_to + n),
+        Count::AtLeast(n) => format!("at least {}", shown_to + n),
     };
     let byte_limit = size(MAX_BYTES as u64);
     let showing = format!("Showing lines {first}-{shown_to} of {total}");
@@ -154,7 +154,7 @@ fn with_notice(page: Page, args: &Arguments, shown_to: u64, end: &End, rest: Cou
         End::Asked => {
             let (at_least, n) = match rest {
                 Count::Exact(n) => ("", n),
-                Count::AtLeast(n) => ("More than ", n),
+                Count::AtLeast(n) => ("At least ", n),
             };
             let plural = if n == 1 { "" } else { "s" };
             format!("{at_least}{n} more line{plural} in file. Use offset={next} to continue.")
