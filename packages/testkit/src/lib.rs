@@ -1,1 +1,3 @@
-//! Not yet written.
+//! Conformance suites, fakes, fault-injecting wrappers and a model server, for tests only.
+
+pub mod model_server;
