@@ -1,0 +1,98 @@
+//! The client side of the HTTP surface, for the commands that talk to a server.
+
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode};
+use serde_json::Value;
+
+use crate::cli::Error;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Above the server's own bound for synchronous calls.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Talks to one server.
+pub(crate) struct Client {
+    http: reqwest::Client,
+    base: String,
+}
+
+/// A status and a JSON body (null where there was none).
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Value,
+}
+
+impl Client {
+    /// A client for the server at `base`.
+    pub(crate) fn new(base: &str) -> Result<Self, Error> {
+        let base = base.trim_end_matches('/').to_owned();
+        if !base.starts_with("http://") && !base.starts_with("https://") {
+            return Err(Error::Usage(format!("TORPOR_URL: expected http://… or https://…, got {base:?}")));
+        }
+        torpor_model::install_crypto();
+        let roots = torpor_model::tls_config();
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(roots)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(ANSWER_TIMEOUT)
+            .no_proxy()
+            .build()
+            .map_err(|e| Error::Other(e.into()))?;
+        Ok(Self { http, base })
+    }
+
+    /// The server's address.
+    pub(crate) fn base(&self) -> &str {
+        &self.base
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Result<Answer, Error> {
+        self.call(Method::GET, path, None).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Answer, Error> {
+        self.call(Method::POST, path, Some(body)).await
+    }
+
+    async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, Error> {
+        let mut request = self.http.request(method, format!("{}{path}", self.base));
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body.to_string());
+        }
+        let unreachable = |e: reqwest::Error| {
+            Error::Unavailable(format!("cannot reach {} ({}); is `torpor serve` running there?", self.base, root_cause(&e)))
+        };
+        let response = request.send().await.map_err(unreachable)?;
+        let status = response.status();
+        let bytes = response.bytes().await.map_err(unreachable)?;
+        let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        Ok(Answer { status, body })
+    }
+}
+
+impl Answer {
+    /// The body of a success, or the server's own explanation as an error.
+    pub(crate) fn success(self) -> Result<Value, Error> {
+        if self.status.is_success() {
+            return Ok(self.body);
+        }
+        let text = |key: &str| self.body[key].as_str();
+        let what = text("detail").or(text("title")).unwrap_or("no explanation was given");
+        let code = text("code").map(|c| format!(" [{c}]")).unwrap_or_default();
+        let message = format!("{what}{code} (HTTP {})", self.status.as_u16());
+        Err(match self.status.as_u16() {
+            503 => Error::Unavailable(message),
+            400..500 => Error::Usage(message),
+            _ => Error::Other(anyhow::anyhow!(message)),
+        })
+    }
+}
+
+fn root_cause(e: &dyn std::error::Error) -> String {
+    let mut cause: &dyn std::error::Error = e;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}

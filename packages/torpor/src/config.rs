@@ -1,0 +1,288 @@
+//! Configuration: flags over environment over an optional TOML file over defaults, in two stages. [`Raw`] is what was
+//! said and where; [`Config`] is what it means, or every reason why it means nothing.
+//!
+//! An unknown key, a malformed value or a contradiction stops the start with a line that names it; there is no
+//! silent default.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use torpor_core::model::Ref;
+
+mod raw;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use raw::{Env, ProcessEnv, Raw};
+pub(crate) use table::{Overrides, SETTINGS};
+
+/// Where tools run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SandboxKind {
+    /// The hands on this machine.
+    Local,
+    /// Nowhere.
+    None,
+}
+
+/// How strongly a command must be confined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Confinement {
+    /// Namespaces, Landlock, seccomp, limits.
+    Full,
+    /// Landlock and seccomp at least.
+    Reduced,
+    /// None. For people who know that the machine itself is the sandbox.
+    Unconfined,
+}
+
+/// Checked configuration.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) bind: SocketAddr,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) model: Ref,
+    pub(crate) models: torpor_model::Config,
+    pub(crate) harness: torpor_harness::Settings,
+    pub(crate) worker: torpor_worker::Config,
+    pub(crate) server: torpor_server::Config,
+    pub(crate) sandbox: SandboxKind,
+    pub(crate) confinement: Confinement,
+    pub(crate) sandbox_network: bool,
+    pub(crate) workspace_roots: Vec<PathBuf>,
+    pub(crate) orphan: Duration,
+    pub(crate) result_ttl: Duration,
+    pub(crate) log: String,
+    pub(crate) log_json: bool,
+}
+
+/// Why a start was refused: one line a problem.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refused(pub(crate) Vec<String>);
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+/// Reads single settings out of the raw ones and collects what is wrong.
+struct Reader<'a> {
+    raw: &'a Raw,
+    problems: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn text(&self, name: &str) -> Option<&str> {
+        self.raw.get(name).map(|v| v.text.as_str())
+    }
+
+    fn problem(&mut self, name: &str, message: impl std::fmt::Display) {
+        self.problems.push(match self.raw.get(name) {
+            Some(v) => format!("{name} ({}): {message}", v.source),
+            None => format!("{name}: {message}"),
+        });
+    }
+
+    fn parse<T>(&mut self, name: &str, expected: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+        let text = self.text(name)?;
+        let parsed = read(text);
+        if parsed.is_none() {
+            let shown = if table::is_secret(name) { "a value that is not".to_owned() } else { format!("{text:?}") };
+            self.problem(name, format_args!("expected {expected}, got {shown}"));
+        }
+        parsed
+    }
+
+    fn number(&mut self, name: &str, min: u64, max: u64) -> u64 {
+        self.optional_number(name, min, max).unwrap_or(min)
+    }
+
+    fn optional_number(&mut self, name: &str, min: u64, max: u64) -> Option<u64> {
+        let expected = format!("an integer from {min} to {max}");
+        self.parse(name, &expected, |t| t.parse().ok().filter(|n| (min..=max).contains(n)))
+    }
+
+    fn seconds(&mut self, name: &str, min: u64, max: u64) -> Duration {
+        Duration::from_secs(self.number(name, min, max))
+    }
+
+    fn flag(&mut self, name: &str) -> bool {
+        let read = |t: &str| match t {
+            "1" | "true" => Some(true),
+            "0" | "false" | "" => Some(false),
+            _ => None,
+        };
+        self.parse(name, "true or false", read).unwrap_or(false)
+    }
+
+    fn one_of<T: Copy>(&mut self, name: &str, choices: &[(&str, T)]) -> Option<T> {
+        let names: Vec<&str> = choices.iter().map(|c| c.0).collect();
+        let expected = format!("one of {}", names.join(", "));
+        self.parse(name, &expected, |t| choices.iter().find(|c| c.0 == t).map(|c| c.1))
+    }
+}
+
+const DAY: u64 = 86_400;
+
+impl Config {
+    /// Checks what was said.
+    pub(crate) fn from_raw(raw: &Raw) -> Result<Self, Refused> {
+        let mut r = Reader { raw, problems: raw.problems.clone() };
+        let bind = read_bind(&mut r);
+        let model = r.parse("TORPOR_MODEL", "`provider/model` or `scripted:<file>`", |t| Ref::parse(t).ok());
+        let sandbox = read_sandbox(&mut r);
+        if r.text("REDIS_URL").is_some_and(|t| !t.is_empty()) {
+            r.problem("REDIS_URL", "this version has the embedded store only; unset it");
+        }
+        let confinement = r
+            .one_of(
+                "TORPOR_SANDBOX_LEVEL",
+                &[("full", Confinement::Full), ("reduced", Confinement::Reduced), ("unconfined", Confinement::Unconfined)],
+            )
+            .unwrap_or(Confinement::Full);
+        let workspace_roots = read_roots(&mut r);
+        let data_dir = read_data_dir(&mut r);
+        let lease = Duration::from_millis(r.number("TORPOR_LEASE_MS", 100, 600_000));
+        let models = read_models(&mut r);
+        let model = model.unwrap_or(Ref { provider: "anthropic".into(), model: String::new() });
+        let mut harness = torpor_harness::Settings::new(model.clone());
+        if model.provider != "anthropic" {
+            harness.providers.push("anthropic".into());
+        }
+        harness.retry.attempts = u32::try_from(r.number("TORPOR_MODEL_ATTEMPTS", 1, 20)).unwrap_or(1);
+        harness.limits.tokens = r.optional_number("TORPOR_MAX_TOKENS", 1, u64::MAX);
+        harness.limits.seconds = r.optional_number("TORPOR_MAX_SECONDS", 1, 31_536_000);
+        let worker = torpor_worker::Config {
+            concurrency: usize::try_from(r.number("TORPOR_CONCURRENCY", 1, 100_000)).unwrap_or(1),
+            lease,
+            max_attempts: u32::try_from(r.number("TORPOR_MAX_ATTEMPTS", 1, 100)).unwrap_or(1),
+            drain: r.seconds("TORPOR_DRAIN_SECONDS", 0, 3600),
+        };
+        let server = torpor_server::Config {
+            body_limit: usize::try_from(r.number("TORPOR_BODY_LIMIT_BYTES", 1024, 1 << 30)).unwrap_or(1024),
+            sync_max: r.seconds("TORPOR_SYNC_MAX_SECONDS", 1, DAY),
+            drain: worker.drain,
+            ..torpor_server::Config::default()
+        };
+        let config = Self {
+            bind,
+            data_dir,
+            models,
+            model,
+            harness,
+            worker,
+            server,
+            sandbox,
+            confinement,
+            sandbox_network: r.flag("TORPOR_SANDBOX_NETWORK"),
+            workspace_roots,
+            orphan: r.seconds("TORPOR_ORPHAN_SECONDS", 1, 30 * DAY),
+            result_ttl: r.seconds("TORPOR_RESULT_TTL_SECONDS", 1, 3650 * DAY),
+            log: r.text("TORPOR_LOG").unwrap_or("info").to_owned(),
+            log_json: r.one_of("TORPOR_LOG_FORMAT", &[("text", false), ("json", true)]).unwrap_or(false),
+        };
+        if r.problems.is_empty() { Ok(config) } else { Err(Refused(r.problems)) }
+    }
+}
+
+fn read_bind(r: &mut Reader<'_>) -> SocketAddr {
+    let ip = r.parse("TORPOR_BIND", "an IP address", |t| t.parse::<IpAddr>().ok()).unwrap_or(IpAddr::from([127, 0, 0, 1]));
+    let port = u16::try_from(r.number("PORT", 0, 65_535)).unwrap_or(0);
+    if !ip.is_loopback() && !r.flag("TORPOR_INSECURE_NO_AUTH") {
+        r.problem(
+            "TORPOR_BIND",
+            format_args!(
+                "{ip} is not loopback and no authentication is configured: anybody who reaches this address could run \
+                 commands; bind to 127.0.0.1, or give --insecure-no-auth if something in front of it authenticates"
+            ),
+        );
+    }
+    SocketAddr::new(ip, port)
+}
+
+fn read_sandbox(r: &mut Reader<'_>) -> SandboxKind {
+    let choices = [("local", SandboxKind::Local), ("none", SandboxKind::None)];
+    let kind = r.text("TORPOR_SANDBOX").unwrap_or_default();
+    if kind.starts_with("kube:") || kind.starts_with("kube-pool:") {
+        r.problem("TORPOR_SANDBOX", "Kubernetes sandboxes are not in this version; use local or none");
+        return SandboxKind::None;
+    }
+    r.one_of("TORPOR_SANDBOX", &choices).unwrap_or(SandboxKind::None)
+}
+
+fn read_roots(r: &mut Reader<'_>) -> Vec<PathBuf> {
+    let roots: Vec<PathBuf> =
+        r.text("TORPOR_WORKSPACE_ROOTS").unwrap_or_default().split(':').filter(|s| !s.is_empty()).map(PathBuf::from).collect();
+    let mut real = Vec::with_capacity(roots.len());
+    for root in roots {
+        match std::fs::canonicalize(&root) {
+            Ok(p) if p.is_dir() && p != Path::new("/") => real.push(p),
+            Ok(p) => r.problem("TORPOR_WORKSPACE_ROOTS", format_args!("{} is not a directory that can be shared", p.display())),
+            Err(e) => r.problem("TORPOR_WORKSPACE_ROOTS", format_args!("{}: {e}", root.display())),
+        }
+    }
+    real
+}
+
+fn read_data_dir(r: &mut Reader<'_>) -> PathBuf {
+    match r.text("TORPOR_DATA_DIR") {
+        Some(dir) if Path::new(dir).is_absolute() => PathBuf::from(dir),
+        Some(_) => {
+            r.problem("TORPOR_DATA_DIR", "expected an absolute path");
+            PathBuf::new()
+        }
+        None => {
+            r.problem("TORPOR_DATA_DIR", "is not set and there is no home directory to put it in (HOME, XDG_STATE_HOME)");
+            PathBuf::new()
+        }
+    }
+}
+
+fn read_models(r: &mut Reader<'_>) -> torpor_model::Config {
+    let given = |r: &Reader<'_>, name: &str| r.text(name).filter(|t| !t.is_empty()).map(str::to_owned);
+    let cache = r.one_of("TORPOR_MODEL_CACHE", &[("auto", None), ("on", Some(true)), ("off", Some(false))]).flatten();
+    let mut config = torpor_model::Config::default();
+    config.anthropic.api_key = given(r, "ANTHROPIC_API_KEY");
+    config.anthropic.auth_token = given(r, "ANTHROPIC_AUTH_TOKEN");
+    config.anthropic.base_url = given(r, "ANTHROPIC_BASE_URL");
+    config.anthropic.cache_marks = cache;
+    config.idle_timeout = r.seconds("TORPOR_MODEL_IDLE_SECONDS", 1, 3600);
+    config
+}
+
+/// The merged configuration as people may see it: every setting, its value, where it came from; secrets masked.
+pub(crate) fn show(raw: &Raw) -> String {
+    let mut out = String::new();
+    for s in SETTINGS {
+        let (value, source) = match raw.get(s.name) {
+            Some(v) if s.secret && !v.text.is_empty() => ("***".to_owned(), v.source.to_string()),
+            Some(v) => (toml_string(&v.text), v.source.to_string()),
+            None => ("(unset)".to_owned(), "default".to_owned()),
+        };
+        let _ = writeln!(out, "{:<28} = {value}  # {source}", s.name);
+    }
+    out
+}
+
+/// The merged configuration for machines.
+pub(crate) fn show_json(raw: &Raw) -> serde_json::Value {
+    let entries: BTreeMap<&str, serde_json::Value> = SETTINGS
+        .iter()
+        .map(|s| {
+            let v = raw.get(s.name);
+            let value = v.map(|v| if s.secret && !v.text.is_empty() { "***" } else { v.text.as_str() });
+            let source = v.map_or_else(|| "default".to_owned(), |v| v.source.to_string());
+            (s.name, serde_json::json!({"value": value, "source": source}))
+        })
+        .collect();
+    serde_json::json!(entries)
+}
+
+fn toml_string(s: &str) -> String {
+    format!("{s:?}")
+}

@@ -1,0 +1,138 @@
+//! The one table of settings: names, defaults, help. Flags, environment, file keys and `--print-config` all come
+//! from it.
+
+use std::collections::BTreeMap;
+
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+
+/// One setting.
+pub(crate) struct Setting {
+    /// Environment variable; flag and file key are derived from it.
+    pub(crate) name: &'static str,
+    /// The default, as text.
+    pub(crate) default: Option<&'static str>,
+    /// Whether it must never be shown. Secrets have no flag: command lines are visible to everybody.
+    pub(crate) secret: bool,
+    /// Whether the flag takes no value.
+    pub(crate) switch: bool,
+    /// What it means.
+    pub(crate) help: &'static str,
+}
+
+impl Setting {
+    const fn new(name: &'static str, default: &'static str, help: &'static str) -> Self {
+        Self { name, default: Some(default), secret: false, switch: false, help }
+    }
+
+    const fn unset(name: &'static str, help: &'static str) -> Self {
+        Self { name, default: None, secret: false, switch: false, help }
+    }
+
+    const fn secret(name: &'static str, help: &'static str) -> Self {
+        Self { secret: true, ..Self::unset(name, help) }
+    }
+
+    const fn switch(name: &'static str, help: &'static str) -> Self {
+        Self { switch: true, ..Self::new(name, "false", help) }
+    }
+
+    /// `TORPOR_LEASE_MS` → `lease-ms`.
+    pub(crate) fn flag(&self) -> String {
+        self.key().replace('_', "-")
+    }
+
+    /// `TORPOR_LEASE_MS` → `lease_ms`.
+    pub(crate) fn key(&self) -> String {
+        self.name.strip_prefix("TORPOR_").unwrap_or(self.name).to_lowercase()
+    }
+}
+
+/// Every setting of this build.
+pub(crate) const SETTINGS: &[Setting] = &[
+    Setting::new("PORT", "8080", "Port to listen on; 0 picks a free one"),
+    Setting::new("TORPOR_BIND", "127.0.0.1", "Address to listen on"),
+    Setting::switch("TORPOR_INSECURE_NO_AUTH", "Allow a bind beyond loopback although no authentication is configured"),
+    Setting::unset("REDIS_URL", "Redis to share work over; unset = the embedded store"),
+    Setting::unset("TORPOR_DATA_DIR", "Embedded store, workspaces, journals [default: the user's state folder]"),
+    Setting::new("TORPOR_WORK_ROOT", "/mnt/torpor", "Shared volume for inputs and results by reference"),
+    Setting::new("TORPOR_MODEL", "anthropic/claude-opus-4-8", "`provider/model`, or `scripted:<file>`"),
+    Setting::secret("ANTHROPIC_API_KEY", "Key for the Anthropic API"),
+    Setting::secret("ANTHROPIC_AUTH_TOKEN", "Bearer token for a gateway; replaces the key"),
+    Setting::unset("ANTHROPIC_BASE_URL", "Base URL of the Anthropic API or of a gateway that speaks it"),
+    Setting::new("TORPOR_MODEL_CACHE", "auto", "Prompt-cache marks: auto (off for gateways), on, off"),
+    Setting::new("TORPOR_MODEL_ATTEMPTS", "5", "Requests per model call before the run fails"),
+    Setting::new("TORPOR_MODEL_IDLE_SECONDS", "120", "Silence after which a model stream is cut and retried"),
+    Setting::new("TORPOR_SANDBOX", "local", "Where tools run: local, none"),
+    Setting::new("TORPOR_SANDBOX_LEVEL", "full", "Weakest confinement to accept: full, reduced, unconfined"),
+    Setting::switch("TORPOR_SANDBOX_NETWORK", "Let commands use the network"),
+    Setting::new("TORPOR_WORKSPACE_ROOTS", "", "Folders, separated by `:`, inside which a `workspaceRef` may point"),
+    Setting::new("TORPOR_ORPHAN_SECONDS", "600", "How long commands live on without a brain"),
+    Setting::new("TORPOR_RESULT_TTL_SECONDS", "86400", "How long records of ended runs are kept"),
+    Setting::new("TORPOR_LEASE_MS", "3000", "Takeover time; the heartbeat is a third of it"),
+    Setting::new("TORPOR_CONCURRENCY", "512", "Leaves that run at once in this process"),
+    Setting::new("TORPOR_MAX_ATTEMPTS", "5", "Attempts without progress before a run is given up"),
+    Setting::unset("TORPOR_MAX_TOKENS", "Token limit of a run that names none"),
+    Setting::unset("TORPOR_MAX_SECONDS", "Time limit of a run that names none"),
+    Setting::new("TORPOR_SYNC_MAX_SECONDS", "280", "How long a synchronous call waits before it is answered 202"),
+    Setting::new("TORPOR_BODY_LIMIT_BYTES", "8388608", "Largest request body"),
+    Setting::new("TORPOR_DRAIN_SECONDS", "20", "How long running work may finish after SIGTERM"),
+    Setting::new("TORPOR_LOG", "info", "Log filter, for instance `info` or `torpor_worker=debug,warn`"),
+    Setting::new("TORPOR_LOG_FORMAT", "text", "text or json"),
+];
+
+/// Variables with our prefix that are no settings of the runtime itself.
+pub(crate) const ELSEWHERE: &[&str] = &["TORPOR_URL", "TORPOR_API_KEY", "TORPOR_CONFIG"];
+
+pub(crate) fn find(name: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|s| s.name == name)
+}
+
+pub(crate) fn is_secret(name: &str) -> bool {
+    find(name).is_some_and(|s| s.secret)
+}
+
+/// What was said on the command line, by setting name.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Overrides(pub(crate) BTreeMap<&'static str, String>);
+
+impl Args for Overrides {
+    fn augment_args(cmd: Command) -> Command {
+        SETTINGS.iter().filter(|s| !s.secret).fold(cmd, |cmd, s| {
+            let default = s.default.filter(|d| !d.is_empty()).map_or_else(String::new, |d| format!(" [default: {d}]"));
+            let arg = Arg::new(s.name)
+                .long(s.flag())
+                .help(format!("{}{default} [env: {}]", s.help, s.name))
+                .help_heading("Settings (flag over environment over file)");
+            cmd.arg(if s.switch {
+                arg.action(ArgAction::SetTrue)
+            } else {
+                arg.value_name("VALUE").action(ArgAction::Set)
+            })
+        })
+    }
+
+    fn augment_args_for_update(cmd: Command) -> Command {
+        Self::augment_args(cmd)
+    }
+}
+
+impl FromArgMatches for Overrides {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut out = Self::default();
+        for s in SETTINGS.iter().filter(|s| !s.secret) {
+            if s.switch {
+                if matches.get_flag(s.name) {
+                    out.0.insert(s.name, "true".into());
+                }
+            } else if let Some(v) = matches.get_one::<String>(s.name) {
+                out.0.insert(s.name, v.clone());
+            }
+        }
+        Ok(out)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}

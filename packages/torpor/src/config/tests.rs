@@ -1,0 +1,83 @@
+use std::collections::HashMap;
+use std::io::Write as _;
+
+use super::*;
+
+struct FakeEnv(HashMap<&'static str, &'static str>);
+
+impl Env for FakeEnv {
+    fn get(&self, name: &str) -> Option<String> {
+        self.0.get(name).map(|s| (*s).to_owned())
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.keys().map(|s| (*s).to_owned()).collect()
+    }
+}
+
+fn raw(env: &[(&'static str, &'static str)], flags: &[(&'static str, &str)], file: Option<&str>) -> Raw {
+    let mut vars: HashMap<_, _> = env.iter().copied().collect();
+    vars.entry("HOME").or_insert("/home/somebody");
+    let flags = Overrides(flags.iter().map(|(k, v)| (*k, (*v).to_owned())).collect());
+    let file = file.map(|text| {
+        let mut f = tempfile::NamedTempFile::new().unwrap();
+        f.write_all(text.as_bytes()).unwrap();
+        f
+    });
+    Raw::gather(&flags, &FakeEnv(vars), file.as_ref().map(tempfile::NamedTempFile::path))
+}
+
+fn refused(env: &[(&'static str, &'static str)], flags: &[(&'static str, &str)]) -> String {
+    Config::from_raw(&raw(env, flags, None)).map(|_| ()).unwrap_err().to_string()
+}
+
+#[test]
+fn flags_beat_environment_beats_file_beats_default() {
+    let file = Some("port = 1\nlease_ms = 500\nmodel = \"anthropic/from-file\"\n");
+    let raw = raw(&[("PORT", "2"), ("TORPOR_MODEL", "anthropic/from-env")], &[("PORT", "3")], file);
+    let config = Config::from_raw(&raw).unwrap();
+    assert_eq!(config.bind.to_string(), "127.0.0.1:3");
+    assert_eq!(config.model.to_string(), "anthropic/from-env");
+    assert_eq!(config.worker.lease, Duration::from_millis(500));
+    assert_eq!(config.data_dir, Path::new("/home/somebody/.local/state/torpor"));
+    assert_eq!(config.result_ttl, Duration::from_secs(86_400));
+}
+
+#[test]
+fn what_is_wrong_is_named_with_its_source() {
+    for (env, flags, want) in [
+        (("TORPOR_LEASE_MSS", "1"), None, "TORPOR_LEASE_MSS (environment): is not a setting; did you mean TORPOR_LEASE_MS?"),
+        (("TORPOR_LEASE_MS", "soon"), None, "TORPOR_LEASE_MS (environment): expected an integer from 100 to 600000, got \"soon\""),
+        (("PORT", "80"), Some(("PORT", "http")), "PORT (flag --port): expected an integer from 0 to 65535, got \"http\""),
+        (("TORPOR_MODEL", "gpt"), None, "TORPOR_MODEL (environment): expected `provider/model` or `scripted:<file>`, got \"gpt\""),
+        (("TORPOR_SANDBOX", "docker"), None, "TORPOR_SANDBOX (environment): expected one of local, none, got \"docker\""),
+        (("TORPOR_DATA_DIR", "here"), None, "TORPOR_DATA_DIR (environment): expected an absolute path"),
+        (("REDIS_URL", "redis://u:secret@h"), None, "REDIS_URL (environment): this version has the embedded store only; unset it"),
+    ] {
+        assert_eq!(refused(&[env], flags.as_slice()), want);
+    }
+}
+
+#[test]
+fn a_bind_beyond_loopback_needs_the_explicit_flag() {
+    let message = refused(&[("TORPOR_BIND", "0.0.0.0")], &[]);
+    assert!(message.starts_with("TORPOR_BIND (environment): 0.0.0.0 is not loopback"), "{message}");
+    let raw = raw(&[("TORPOR_BIND", "0.0.0.0")], &[("TORPOR_INSECURE_NO_AUTH", "true")], None);
+    assert!(Config::from_raw(&raw).is_ok());
+}
+
+#[test]
+fn a_file_with_unknown_keys_or_bad_syntax_is_refused() {
+    for (text, want) in [("colour = 1", "colour ("), ("port = [", "expected"), ("port = [1]", "expected a string")] {
+        let problems = raw(&[], &[], Some(text)).problems.join("\n");
+        assert!(problems.contains(want), "{text}: {problems}");
+    }
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    let raw = raw(&[("ANTHROPIC_API_KEY", "sk-canary"), ("ANTHROPIC_AUTH_TOKEN", "tok-canary")], &[], None);
+    let shown = show(&raw) + &show_json(&raw).to_string();
+    assert!(!shown.contains("canary"), "{shown}");
+    assert!(shown.contains("ANTHROPIC_API_KEY"));
+}

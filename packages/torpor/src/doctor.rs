@@ -1,0 +1,125 @@
+//! `torpor doctor`: check this machine and configuration, and say what to do about what is wrong.
+
+use anyhow::Context as _;
+use clap::Args;
+use serde_json::json;
+use torpor_core::sandbox::SandboxTransport as _;
+
+use crate::cli::{Error, Exit, Sources};
+use crate::client::Client;
+use crate::config::{Config, Overrides, SandboxKind};
+use crate::{runtime, ui};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Print the findings as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    sources: Sources,
+}
+
+/// How a check went.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    Good,
+    /// Works, but somebody should know.
+    Note,
+    Bad,
+}
+
+struct Finding {
+    name: &'static str,
+    mark: Mark,
+    text: String,
+}
+
+pub(crate) fn main(args: &Arguments) -> Result<Exit, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    let findings = runtime.block_on(examine(args));
+    let well = findings.iter().all(|f| f.mark != Mark::Bad);
+    if args.json {
+        let all: Vec<_> = findings
+            .iter()
+            .map(|f| json!({"check": f.name, "ok": f.mark != Mark::Bad, "note": f.mark == Mark::Note, "detail": f.text}))
+            .collect();
+        println!("{:#}", json!({"ok": well, "checks": all}));
+    } else {
+        for f in &findings {
+            let mark = match f.mark {
+                Mark::Good => ui::good("ok  "),
+                Mark::Note => ui::bold("note"),
+                Mark::Bad => ui::bad("FAIL"),
+            };
+            println!("{mark}  {:<14} {}", f.name, f.text);
+        }
+    }
+    Ok(if well { Exit::Success } else { Exit::NotWell })
+}
+
+async fn examine(args: &Arguments) -> Vec<Finding> {
+    let mut findings = vec![finding("version", Mark::Good, env!("CARGO_PKG_VERSION").to_owned())];
+    let config = match args.sources.config(&Overrides::default()) {
+        Ok(config) => config,
+        Err(refused) => {
+            findings.push(finding("configuration", Mark::Bad, refused.to_string()));
+            return findings;
+        }
+    };
+    findings.push(finding("configuration", Mark::Good, "every setting is understood".to_owned()));
+    findings.push(store(&config).await);
+    findings.push(sandbox(&config).await);
+    findings.push(model(&config));
+    findings
+}
+
+fn finding(name: &'static str, mark: Mark, text: String) -> Finding {
+    Finding { name, mark, text }
+}
+
+/// The store is opened for real, unless a server that answers has it open already.
+async fn store(config: &Config) -> Finding {
+    if let Some(url) = runtime::published_address(&config.data_dir)
+        && let Ok(client) = Client::new(&url)
+        && let Ok(answer) = client.get("/readyz").await
+    {
+        let mark = if answer.status.is_success() { Mark::Good } else { Mark::Bad };
+        return finding("store", mark, format!("in use by the server at {} (readyz: {})", client.base(), answer.status));
+    }
+    let options = torpor_store_embedded::Options::default();
+    match torpor_store_embedded::Store::open(&config.data_dir, options) {
+        Ok(_) => finding("store", Mark::Good, format!("{} opens and can be written", config.data_dir.display())),
+        Err(e) => finding("store", Mark::Bad, e.to_string()),
+    }
+}
+
+async fn sandbox(config: &Config) -> Finding {
+    if config.sandbox == SandboxKind::None {
+        return finding("sandbox", Mark::Note, "none is configured: runs that need tools are refused".to_owned());
+    }
+    let probed = match runtime::sandbox(config) {
+        Ok(Some(sandbox)) => sandbox.probe().await.map_err(|e| e.to_string()),
+        Ok(None) => Err("none is configured".to_owned()),
+        Err(e) => Err(format!("{e:#}")),
+    };
+    match probed {
+        Ok(text) => finding("sandbox", Mark::Good, text),
+        Err(e) => finding("sandbox", Mark::Bad, e),
+    }
+}
+
+fn model(config: &Config) -> Finding {
+    let name = config.model.to_string();
+    if config.model.provider == "scripted" {
+        return match std::fs::metadata(&config.model.model) {
+            Ok(_) => finding("model", Mark::Note, format!("{name}: answers come from a file, not from a model")),
+            Err(e) => finding("model", Mark::Bad, format!("{name}: {e}")),
+        };
+    }
+    let anthropic = &config.models.anthropic;
+    if config.model.provider == "anthropic" && anthropic.api_key.is_none() && anthropic.auth_token.is_none() {
+        let text = format!("{name}: no credential; set ANTHROPIC_API_KEY, or ANTHROPIC_AUTH_TOKEN with ANTHROPIC_BASE_URL");
+        return finding("model", Mark::Bad, text);
+    }
+    finding("model", Mark::Good, format!("{name}: a credential is set (it was not tried)"))
+}

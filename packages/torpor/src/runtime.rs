@@ -1,0 +1,198 @@
+//! The wiring: store, models, sandbox, worker and server of one process.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use torpor_core::clock::{Clock, SystemClock};
+use torpor_core::id::WorkerId;
+use torpor_core::queue::Lease;
+use torpor_core::run::RunStore;
+use torpor_core::sandbox::SandboxTransport;
+use torpor_harness::Deps;
+use torpor_store_embedded::Store;
+use torpor_worker::Worker;
+
+use crate::config::{Config, Confinement, SandboxKind};
+
+/// How often expired records are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// Everything that one process runs.
+pub(crate) struct Runtime {
+    store: Arc<Store>,
+    worker: Worker,
+    app: torpor_server::App,
+    server: torpor_server::Config,
+    data_dir: PathBuf,
+}
+
+impl Runtime {
+    /// Opens the store and puts the parts together. Nothing is connected to yet: models and hands come up with the
+    /// first call that needs them.
+    pub(crate) fn open(config: &Config) -> anyhow::Result<Self> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let options = torpor_store_embedded::Options {
+            lease: config.worker.lease,
+            result_ttl: config.result_ttl,
+            clock: clock.clone(),
+            ..torpor_store_embedded::Options::default()
+        };
+        let store = Arc::new(Store::open(&config.data_dir, options)?);
+        let models = torpor_model::Models::new(config.models.clone()).context("model settings")?;
+        let sandbox = sandbox(config)?;
+        let deps = Deps {
+            log: store.clone(),
+            models: Arc::new(models),
+            sandboxes: sandbox.clone().map(|s| s as Arc<dyn SandboxTransport>),
+            clock: clock.clone(),
+            settings: Arc::new(config.harness.clone()),
+        };
+        let worker = Worker::new(deps, store.clone(), WorkerId::generate(&host_name()), config.worker);
+        let mut checks: Vec<Arc<dyn torpor_server::Check>> = vec![Arc::new(StoreCheck(store.clone()))];
+        if let Some(sandbox) = &sandbox {
+            checks.push(Arc::new(SandboxCheck(sandbox.clone())));
+        }
+        let app = torpor_server::App {
+            queue: store.clone(),
+            runs: store.clone(),
+            settings: Arc::new(config.harness.clone()),
+            sandboxed: sandbox.is_some(),
+            local: Some(Arc::new(InProcess(worker.clone()))),
+            checks,
+            clock,
+        };
+        Ok(Self { store, worker, app, server: config.server.clone(), data_dir: config.data_dir.clone() })
+    }
+
+    /// Serves until `shutdown`, then drains: the server lets its requests finish and the worker its leaves.
+    pub(crate) async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let address = Address::publish(&self.data_dir, listener.local_addr()?);
+        let (tell, told) = watch::channel(());
+        let until_told = |mut told: watch::Receiver<()>| async move {
+            let _ = told.changed().await;
+        };
+        let sweeper = tokio::spawn(sweep(self.store.clone()));
+        let server = torpor_server::serve(listener, self.app, self.server, until_told(told.clone()));
+        let worker = self.worker.run(until_told(told));
+        let stop = async {
+            shutdown.await;
+            let _ = tell.send(());
+        };
+        let (served, (), ()) = tokio::join!(server, worker, stop);
+        sweeper.abort();
+        drop(address);
+        served.context("the HTTP server failed")
+    }
+}
+
+async fn sweep(store: Arc<Store>) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        match store.sweep().await {
+            Ok(0) => {}
+            Ok(n) => tracing::info!(records = n, "expired records were removed"),
+            Err(e) => tracing::warn!(error = %e, "sweep failed"),
+        }
+    }
+}
+
+/// The sandbox that the configuration asks for.
+pub(crate) fn sandbox(config: &Config) -> anyhow::Result<Option<Arc<torpor_sandbox_local::Local>>> {
+    if config.sandbox == SandboxKind::None {
+        return Ok(None);
+    }
+    let local = torpor_sandbox_local::Config {
+        state_dir: config.data_dir.join("hands"),
+        allow: match config.confinement {
+            Confinement::Full => torpor_sandbox_local::Level::Full,
+            Confinement::Reduced => torpor_sandbox_local::Level::Reduced,
+            Confinement::Unconfined => torpor_sandbox_local::Level::Unconfined,
+        },
+        workspace_roots: config.workspace_roots.clone(),
+        network: config.sandbox_network,
+        orphan: config.orphan,
+        program: std::env::current_exe().context("cannot find this program's own file")?,
+    };
+    Ok(Some(Arc::new(torpor_sandbox_local::Local::new(local))))
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+struct InProcess(Worker);
+
+impl torpor_server::LocalWorker for InProcess {
+    fn id(&self) -> WorkerId {
+        self.0.id().clone()
+    }
+
+    fn has_room(&self) -> bool {
+        self.0.has_room()
+    }
+
+    fn take(&self, lease: Lease) {
+        self.0.take(lease);
+    }
+}
+
+struct StoreCheck(Arc<Store>);
+
+#[async_trait]
+impl torpor_server::Check for StoreCheck {
+    fn name(&self) -> &'static str {
+        "store"
+    }
+
+    async fn check(&self) -> Result<String, String> {
+        self.0.ping().await.map(|()| "embedded".to_owned()).map_err(|e| e.to_string())
+    }
+}
+
+struct SandboxCheck(Arc<torpor_sandbox_local::Local>);
+
+#[async_trait]
+impl torpor_server::Check for SandboxCheck {
+    fn name(&self) -> &'static str {
+        "sandbox"
+    }
+
+    async fn check(&self) -> Result<String, String> {
+        self.0.probe().await.map_err(|e| e.to_string())
+    }
+}
+
+/// Where a running server can be found by the commands that share its data folder: a file beside the store.
+struct Address(PathBuf);
+
+const ADDRESS_FILE: &str = "serve.json";
+
+impl Address {
+    fn publish(data_dir: &Path, address: SocketAddr) -> Self {
+        let path = data_dir.join(ADDRESS_FILE);
+        let json = serde_json::json!({"url": format!("http://{address}"), "pid": std::process::id()});
+        if let Err(e) = std::fs::write(&path, json.to_string()) {
+            tracing::warn!(error = %e, "clients on this machine will not find this server by itself");
+        }
+        Self(path)
+    }
+}
+
+impl Drop for Address {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// The address that a server of this data folder published, if any. It may be gone by now.
+pub(crate) fn published_address(data_dir: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(data_dir.join(ADDRESS_FILE)).ok()?;
+    let json: serde_json::Value = serde_json::from_str(&text).ok()?;
+    json["url"].as_str().map(str::to_owned)
+}
