@@ -128,8 +128,7 @@ fn is_repeated(conn: &Connection, session: &Session, append: &Append) -> Result<
 
 /// What the batch does to session and run, or what is wrong with it.
 fn effects<'a>(append: &'a Append, session: &Session) -> Result<Effects<'a>, String> {
-    let mut effects =
-        Effects { resume_from: session.resume_from, progressed: session.progressed, ended: None };
+    let mut effects = Effects { resume_from: session.resume_from, progressed: session.progressed, ended: None };
     for (body, position) in append.bodies.iter().zip(append.after.0 + 1..) {
         if let Some(run) = body.run() {
             if session.front.as_deref() != Some(run.as_str()) {
@@ -196,9 +195,7 @@ fn settle(b: &mut Batch<'_>, session: i64, run: &RunId, status: &str, at: Positi
     if let Some((next, due, _)) = next {
         let due = u64::try_from(due).unwrap_or(0);
         let state = if due > now { "delayed" } else { "ready" };
-        b.conn
-            .prepare_cached("UPDATE queue SET state = ?2 WHERE run = ?1")?
-            .execute(params![next, state])?;
+        b.conn.prepare_cached("UPDATE queue SET state = ?2 WHERE run = ?1")?.execute(params![next, state])?;
         if due > now {
             b.delayed(due);
         } else {
@@ -229,13 +226,7 @@ pub(crate) fn read(conn: &Connection, key: &SessionKey, from: Position, limit: u
     }
 }
 
-fn entries(
-    conn: &Connection,
-    session: i64,
-    from: Position,
-    to: Position,
-    limit: usize,
-) -> Result<Vec<Entry>, Fault> {
+fn entries(conn: &Connection, session: i64, from: Position, to: Position, limit: usize) -> Result<Vec<Entry>, Fault> {
     let mut query = conn.prepare_cached(
         "SELECT position, at_ms, epoch, schema, body FROM entry \
          WHERE session = ?1 AND position BETWEEN ?2 AND ?3 ORDER BY position LIMIT ?4",

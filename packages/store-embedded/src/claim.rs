@@ -220,8 +220,7 @@ pub(crate) fn sweep(b: &Batch<'_>, ended_by: Timestamp, limit: u32) -> Result<u6
         "DELETE FROM run WHERE id IN (SELECT id FROM run WHERE ended_ms IS NOT NULL AND ended_ms <= ?1 \
          ORDER BY ended_ms LIMIT ?2) RETURNING run_id",
     )?;
-    let gone: Vec<String> =
-        gone.query_map(params![sql(ended_by.0), limit], |r| r.get(0))?.collect::<Result<_, _>>()?;
+    let gone: Vec<String> = gone.query_map(params![sql(ended_by.0), limit], |r| r.get(0))?.collect::<Result<_, _>>()?;
     for run in &gone {
         b.conn.prepare_cached("DELETE FROM dead_letter WHERE run_id = ?1")?.execute([run])?;
     }

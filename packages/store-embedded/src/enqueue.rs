@@ -160,21 +160,12 @@ fn write_session(
                 "INSERT INTO session (tenant, session, head, epoch, resume_from, front_run, owned, progressed, \
                  latest_run) VALUES (?1, ?2, 0, ?3, 1, ?4, ?5, 0, ?6)",
             )?
-            .execute(params![
-                new.session.tenant(),
-                new.session.session(),
-                sql(head.epoch.0),
-                run,
-                claimed,
-                row
-            ])?;
+            .execute(params![new.session.tenant(), new.session.session(), sql(head.epoch.0), run, claimed, row])?;
         return Ok((b.conn.last_insert_rowid(), head));
     };
     match place {
         Place::Blocked => {
-            b.conn
-                .prepare_cached("UPDATE session SET latest_run = ?2 WHERE id = ?1")?
-                .execute(params![id, row])?;
+            b.conn.prepare_cached("UPDATE session SET latest_run = ?2 WHERE id = ?1")?.execute(params![id, row])?;
         }
         Place::Ready | Place::Delayed => {
             b.conn

@@ -48,11 +48,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            lease: Duration::from_secs(3),
-            result_ttl: Duration::from_secs(86_400),
-            clock: Arc::new(SystemClock),
-        }
+        Self { lease: Duration::from_secs(3), result_ttl: Duration::from_secs(86_400), clock: Arc::new(SystemClock) }
     }
 }
 
@@ -106,13 +102,6 @@ impl Store {
             waiters: Arc::new(Waiters::default()),
         });
         let writer = Writer::start(conn, state, Arc::clone(&signals))?;
-        Ok(Self {
-            writer,
-            readers,
-            signals,
-            clock: options.clock,
-            result_ttl: options.result_ttl,
-            _folder: folder,
-        })
+        Ok(Self { writer, readers, signals, clock: options.clock, result_ttl: options.result_ttl, _folder: folder })
     }
 }

@@ -52,8 +52,7 @@ pub(crate) fn row_at(now: u64) -> i64 {
 
 /// The record of a run.
 pub(crate) fn by_run_id(conn: &Connection, run: &RunId) -> Result<Option<Record>, Fault> {
-    let mut query =
-        conn.prepare_cached(&format!("SELECT {COLUMNS} FROM run r {JOINS} WHERE r.run_id = ?1"))?;
+    let mut query = conn.prepare_cached(&format!("SELECT {COLUMNS} FROM run r {JOINS} WHERE r.run_id = ?1"))?;
     one(query.query([run.as_str()])?)
 }
 

@@ -18,8 +18,7 @@ pub(crate) struct Waiters {
 impl Waiters {
     /// Changes committed from now on are seen by the subscription.
     pub(crate) fn subscribe(self: &Arc<Self>, run: &RunId) -> Subscription {
-        let latest =
-            self.lock().entry(run.clone()).or_insert_with(|| watch::Sender::new(None)).subscribe();
+        let latest = self.lock().entry(run.clone()).or_insert_with(|| watch::Sender::new(None)).subscribe();
         Subscription { waiters: Arc::clone(self), run: run.clone(), latest: Some(latest) }
     }
 

@@ -140,7 +140,8 @@ impl Batch<'_> {
         });
         result.map_err(|fault| {
             let error = store::Error::from(fault);
-            let undone = !conn.is_autocommit() && run("ROLLBACK TO command").and_then(|_| run("RELEASE command")).is_ok();
+            let undone =
+                !conn.is_autocommit() && run("ROLLBACK TO command").and_then(|_| run("RELEASE command")).is_ok();
             if !undone {
                 self.doomed = Some(error.clone());
             }

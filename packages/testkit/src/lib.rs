@@ -1,3 +1,5 @@
 //! Conformance suites, fakes, fault-injecting wrappers and a model server, for tests only.
 
+pub mod clock;
+pub mod conformance;
 pub mod model_server;

@@ -1,0 +1,363 @@
+//! One conformance suite per store seam: the promises of the traits' doc comments, as tests that run against any
+//! implementation.
+//!
+//! An implementation gives a function that makes a fresh [`Fixture`] and writes
+//! `torpor_testkit::conformance!(its_function);` in a test file: every promise becomes a test of its own, so that a
+//! failure names the promise. The suites know no store and no clock: time passes by [`Time`].
+
+// The code of a test suite: a failed expectation is its result.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+pub mod log;
+pub mod queue;
+pub mod runs;
+
+use std::any::Any;
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use torpor_core::entry::{Body, RunTotals, ToolEnding};
+use torpor_core::envelope::Spec;
+use torpor_core::log::{Append, AppendError, SessionLog};
+use torpor_core::message::ToolResult;
+use torpor_core::outcome::Outcome;
+use torpor_core::queue::{Enqueued, Expects, Idempotency, Lease, NewRun, WorkQueue};
+use torpor_core::run::{Record, RunStore};
+use torpor_core::{Clock as _, Position, RunId, SessionKey, Timestamp, WorkerId};
+
+use crate::clock::ManualClock;
+
+/// How the time of a store under test passes.
+#[async_trait]
+pub trait Time: Send + Sync + 'static {
+    /// Lets at least `by` pass on the store's clock.
+    async fn pass(&self, by: Duration);
+
+    /// The store's clock.
+    fn now(&self) -> Timestamp;
+}
+
+#[async_trait]
+impl Time for ManualClock {
+    async fn pass(&self, by: Duration) {
+        self.advance(by);
+    }
+
+    fn now(&self) -> Timestamp {
+        torpor_core::Clock::now(self)
+    }
+}
+
+/// The machine's time, for a store that cannot be given another.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RealTime;
+
+#[async_trait]
+impl Time for RealTime {
+    async fn pass(&self, by: Duration) {
+        tokio::time::sleep(by).await;
+    }
+
+    fn now(&self) -> Timestamp {
+        torpor_core::SystemClock.now()
+    }
+}
+
+/// A fresh, empty store to test.
+pub struct Fixture {
+    /// Its session log.
+    pub log: Arc<dyn SessionLog>,
+    /// Its queue.
+    pub queue: Arc<dyn WorkQueue>,
+    /// Its records.
+    pub runs: Arc<dyn RunStore>,
+    /// How long its leases last.
+    pub lease: Duration,
+    /// How long it keeps terminal records; longer than a few leases.
+    pub result_ttl: Duration,
+    /// Its time.
+    pub time: Arc<dyn Time>,
+    /// What has to live as long as the store (a folder, a server).
+    pub keep: Box<dyn Any + Send + Sync>,
+}
+
+impl fmt::Debug for Fixture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fixture").field("lease", &self.lease).finish_non_exhaustive()
+    }
+}
+
+/// How long a test waits for what should happen at once, before it fails instead of hanging.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+impl Fixture {
+    /// Lets time pass.
+    async fn pass(&self, by: Duration) {
+        self.time.pass(by).await;
+    }
+
+    /// Lets so much pass that every lease taken before has ended.
+    async fn expire_leases(&self) {
+        self.pass(self.lease + Duration::from_millis(1)).await;
+    }
+
+    /// Lets time pass until `future` is ready.
+    async fn while_time_passes<T>(&self, future: impl Future<Output = T>) -> T {
+        let mut future = std::pin::pin!(future);
+        let step = self.lease / 10;
+        let passing = async {
+            loop {
+                self.pass(step).await;
+                tokio::time::sleep(Duration::from_millis(1)).await; // lets the store's own threads see it
+            }
+        };
+        let both = async {
+            tokio::select! {
+                biased;
+                value = &mut future => value,
+                never = passing => never,
+            }
+        };
+        soon(both).await
+    }
+
+    async fn enqueue(&self, new: NewRun) -> Enqueued {
+        self.queue.enqueue(new).await.expect("the store accepts a run")
+    }
+
+    /// Submits the first run of a session.
+    async fn submit(&self, session: &str) -> Record {
+        created(self.enqueue(first(session)).await)
+    }
+
+    async fn claim(&self, worker: &str, max: usize) -> Vec<Lease> {
+        self.queue.claim(&worker.into(), max, Duration::ZERO).await.expect("the store answers a claim")
+    }
+
+    /// Claims exactly one run, which must be there.
+    async fn claim_one(&self, worker: &str) -> Lease {
+        let mut leases = self.claim(worker, 1).await;
+        assert_eq!(leases.len(), 1, "one run should be claimable");
+        leases.remove(0)
+    }
+
+    /// Submits the first run of a session and claims it.
+    async fn running(&self, session: &str) -> Lease {
+        let new = NewRun { claim_for: Some("w".into()), ..first(session) };
+        claimed(self.enqueue(new).await)
+    }
+
+    async fn append(&self, lease: &Lease, after: u64, bodies: Vec<Body>) -> Result<Position, AppendError> {
+        self.log.append(write(lease, after, bodies)).await
+    }
+
+    /// Ends a run whose log has its head at `after`.
+    async fn finish(&self, lease: &Lease, after: u64) {
+        let end = ended(lease, done("ok"));
+        self.append(lease, after, vec![end]).await.expect("the owner may end its run");
+    }
+
+    async fn record(&self, run: &RunId) -> Record {
+        self.runs.get(run).await.expect("the store answers").expect("the record exists")
+    }
+
+    /// The stored positions of a session, as a reader sees them.
+    async fn positions(&self, session: &SessionKey) -> Vec<u64> {
+        let entries = self.log.read(session, Position(1), 1_000).await.expect("the store answers");
+        entries.iter().map(|e| e.position.0).collect()
+    }
+}
+
+/// Fails instead of hanging.
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("this should have happened long ago")
+}
+
+fn key(session: &str) -> SessionKey {
+    SessionKey::new("acme", session).expect("a valid key")
+}
+
+/// The first run of a session, with nothing special.
+fn first(session: &str) -> NewRun {
+    NewRun {
+        run_id: RunId::generate(),
+        session: key(session),
+        spec: Spec::prompt(format!("work of {session}")),
+        idempotency: None,
+        expects: Expects::New,
+        not_before: None,
+        priority: 0,
+        claim_for: None,
+    }
+}
+
+/// A further run of a session.
+fn further(session: &str) -> NewRun {
+    NewRun { expects: Expects::Existing, ..first(session) }
+}
+
+fn keyed(new: NewRun, key: &str, body_hash: &str) -> NewRun {
+    NewRun { idempotency: Some(Idempotency { key: key.into(), body_hash: body_hash.into() }), ..new }
+}
+
+fn created(answer: Enqueued) -> Record {
+    match answer {
+        Enqueued::Created(record) => *record,
+        other => panic!("expected a new run, got {other:?}"),
+    }
+}
+
+fn claimed(answer: Enqueued) -> Lease {
+    match answer {
+        Enqueued::Claimed(lease) => *lease,
+        other => panic!("expected a claimed run, got {other:?}"),
+    }
+}
+
+fn write(lease: &Lease, after: u64, bodies: Vec<Body>) -> Append {
+    Append {
+        session: lease.session().clone(),
+        epoch: lease.epoch,
+        after: Position(after),
+        write_id: uuid::Uuid::new_v4(),
+        at: Timestamp(1_790_000_000_000),
+        bodies,
+    }
+}
+
+/// An entry that is no progress.
+fn note(lease: &Lease) -> Body {
+    Body::Takeover { run: lease.record.run_id.clone(), worker: WorkerId::from("w") }
+}
+
+/// An entry that is progress.
+fn progress(lease: &Lease) -> Body {
+    Body::ToolEnded {
+        run: lease.record.run_id.clone(),
+        tool_use: "use-1".into(),
+        call: None,
+        ending: ToolEnding::Finished,
+        result: ToolResult::text("ok"),
+    }
+}
+
+fn checkpoint(keep_from: u64) -> Body {
+    Body::Checkpoint { summary: "before".into(), keep_from: Position(keep_from), open_run: None }
+}
+
+fn ended(lease: &Lease, outcome: Outcome) -> Body {
+    let spent = RunTotals { turns: 3, ..RunTotals::default() };
+    Body::RunEnded { run: lease.record.run_id.clone(), outcome, spent }
+}
+
+fn done(response: &str) -> Outcome {
+    Outcome::Done { verdict: None, response: Some(response.into()), stop_reason: Some("end_turn".into()) }
+}
+
+/// Expands into one test per promise of the three store seams. `$fresh` is the path of an
+/// `async fn() -> Fixture`.
+#[macro_export]
+macro_rules! conformance {
+    ($fresh:path) => {
+        $crate::conformance_cases!($fresh, log: [
+            appends_take_the_next_positions
+            only_submitted_sessions_exist
+            bodies_come_back_unchanged
+            reads_are_paged
+            another_epoch_is_fenced_and_changes_nothing
+            appending_to_no_session_is_fenced
+            a_repeated_append_is_stored_once
+            a_repeated_run_end_is_answered_again
+            a_wrong_head_is_a_conflict
+            one_of_racing_appends_wins
+            mistaken_batches_are_refused_whole
+            a_checkpoint_moves_where_resume_begins
+            the_end_of_a_run_settles_everything_at_once
+            every_outcome_settles_under_its_status
+            nobody_writes_without_the_lease
+            an_expired_owner_writes_until_someone_claims
+            sessions_that_look_alike_stay_apart
+        ]);
+        $crate::conformance_cases!($fresh, queue: [
+            a_claim_hands_over_the_accepted_run
+            parallel_posts_of_one_key_make_one_run
+            a_key_names_one_run_and_one_body
+            keys_of_tenants_do_not_collide
+            a_run_says_what_its_session_must_be
+            a_run_id_is_used_once
+            runs_of_a_session_are_served_in_order
+            higher_priority_goes_first_then_the_oldest
+            a_run_waits_for_its_time
+            a_blocked_run_keeps_its_time
+            a_submit_can_claim_in_the_same_step
+            an_expired_lease_is_claimed_and_its_owner_fenced
+            heartbeats_keep_a_lease
+            a_late_heartbeat_revives_an_unclaimed_lease
+            a_heartbeat_names_what_is_lost
+            handing_back_burns_no_attempt
+            a_retry_counts_and_a_wait_does_not
+            attempts_are_counted_since_the_last_progress
+            a_waiting_claim_gets_a_new_run
+            a_waiting_claim_gets_what_becomes_free
+            a_waiting_claim_is_woken_by_time
+            a_claim_gives_up_when_its_wait_is_over
+            every_waiting_worker_is_served
+            parallel_claims_never_share_a_run
+            dead_letters_are_kept
+            the_backlog_counts_every_run_once
+        ]);
+        $crate::conformance_cases!($fresh, runs: [
+            an_unknown_run_has_no_record
+            a_record_follows_its_run
+            the_latest_run_is_the_one_accepted_last
+            lists_are_paged_from_the_newest
+            lists_are_filtered
+            foreign_cursors_are_refused
+            wait_answers_at_once_what_is_new
+            wait_is_woken_by_the_change
+            wait_sees_claims_and_releases
+            wait_gives_up_in_time
+            sweep_removes_what_has_ended_long_ago
+            a_working_store_answers_a_ping
+        ]);
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! conformance_cases {
+    ($fresh:path, $suite:ident: [$($case:ident)*]) => {
+        mod $suite {
+            use super::*;
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    $crate::conformance::$suite::$case($fresh().await).await;
+                }
+            )*
+        }
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    /// A promise that is written but not run would be a promise in name only.
+    #[test]
+    fn every_case_is_in_the_macro() {
+        let this = include_str!("conformance.rs");
+        for (suite, source) in [
+            ("log", include_str!("conformance/log.rs")),
+            ("queue", include_str!("conformance/queue.rs")),
+            ("runs", include_str!("conformance/runs.rs")),
+        ] {
+            let list = this.split(&format!("{suite}: [")).nth(1).and_then(|s| s.split(']').next()).unwrap();
+            let listed: Vec<&str> = list.split_whitespace().collect();
+            let written: Vec<&str> =
+                source.split("\npub async fn ").skip(1).filter_map(|s| s.split('(').next()).collect();
+            assert_eq!(listed, written, "suite {suite}");
+        }
+    }
+}
