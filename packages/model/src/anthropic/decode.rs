@@ -113,7 +113,9 @@ impl Decode for Answer {
             Event::ContentBlockDelta { index, delta } => self.open(index)?.add(delta, deltas)?,
             Event::ContentBlockStop { index } => self.open(index)?.ended = true,
             Event::MessageDelta { delta, usage } => {
-                self.stop = delta.stop_reason.or(self.stop.take());
+                if delta.stop_reason.is_some() {
+                    self.stop = delta.stop_reason;
+                }
                 usage.unwrap_or_default().update(&mut self.usage);
             }
             Event::MessageStop => self.ended = true,

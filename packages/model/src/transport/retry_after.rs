@@ -39,7 +39,7 @@ mod tests {
     fn every_form_of_the_wish_is_read() {
         let now = Some("Sun, 06 Nov 1994 08:49:37 GMT");
         let later = Some("Sun, 06 Nov 1994 08:50:07 GMT");
-        let cases: &[(Option<&str>, Option<&str>, Option<&str>, Option<u64>)] = &[
+        let cases = [
             (None, None, None, None),
             (None, Some("0"), None, Some(0)),
             (None, Some(" 7 "), None, Some(7_000)),
@@ -57,7 +57,7 @@ mod tests {
         ];
         for (ms, after, date, expected) in cases {
             let expected = expected.map(Duration::from_millis);
-            assert_eq!(parse(*ms, *after, *date), expected, "{ms:?} {after:?} {date:?}");
+            assert_eq!(parse(ms, after, date), expected, "{ms:?} {after:?} {date:?}");
         }
     }
 }

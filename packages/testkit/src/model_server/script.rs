@@ -27,7 +27,7 @@
 //! next step is played.
 //!
 //! Settings, anywhere in the script: `delay=MS` before each answer, `usage=IN,OUT` tokens per answer, `tag=ANY` to
-//! tell scripts apart that count retries. B64 is base64url without padding.
+//! tell scripts apart that count retries, `json` to answer in one piece though a stream was asked for. B64 is base64url without padding.
 
 use std::time::Duration;
 
@@ -98,6 +98,8 @@ pub struct Script {
     pub delay: Option<Duration>,
     /// Tokens to report: input, output.
     pub usage: Option<(u64, u64)>,
+    /// Never streams.
+    pub json: bool,
 }
 
 impl Script {
@@ -117,6 +119,7 @@ impl Script {
                     script.usage = value.split_once(',').and_then(|(i, o)| Some((i.parse().ok()?, o.parse().ok()?)));
                 }
                 "tag" => {}
+                "json" => script.json = true,
                 _ => {
                     let room = MAX_STEPS.saturating_sub(script.steps.len());
                     let step = step(kind, value);

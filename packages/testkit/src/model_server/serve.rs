@@ -214,7 +214,7 @@ async fn answer(state: &State, path: &str, headers: &HeaderMap, body: &Bytes) ->
             return fail(&head, &fault, headers).await;
         }
     };
-    if wants_stream(body) {
+    if !script.json && wants_stream(body) {
         reply(200, SSE, render::stream(&head, &content).concat())
     } else {
         reply(200, JSON, render::whole(&head, &content))

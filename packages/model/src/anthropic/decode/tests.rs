@@ -166,7 +166,7 @@ fn what_is_not_whole_is_an_error_to_retry() {
         vec![json!("text")],
     ];
     for blocks in odd {
-        let answer = play(&whole_stream(&[blocks.clone()], "tool_use")).0;
+        let answer = play(&whole_stream(std::slice::from_ref(&blocks), "tool_use")).0;
         assert_eq!(answer.map_err(|e| e.retry), Err(Retry::Backoff), "{blocks:?}");
     }
 }
