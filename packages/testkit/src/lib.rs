@@ -2,4 +2,6 @@
 
 pub mod clock;
 pub mod conformance;
+pub mod crash;
+pub mod fakes;
 pub mod model_server;

@@ -253,13 +253,12 @@ pub async fn a_retry_counts_and_a_wait_does_not(f: Fixture) {
 /// Attempts are counted since the last progress: a run that gets on survives any number of takeovers.
 pub async fn attempts_are_counted_since_the_last_progress(f: Fixture) {
     f.submit("s").await;
-    let mut head = 0;
-    for (attempt, gets_on) in [(1, false), (2, false), (3, true), (1, true), (1, false), (2, false)] {
+    let attempts = [(1, false), (2, false), (3, true), (1, true), (1, false), (2, false)];
+    for ((attempt, gets_on), head) in attempts.into_iter().zip(0..) {
         let lease = f.claim_one("w").await;
         assert_eq!(lease.attempt, attempt);
         let body = if gets_on { progress(&lease) } else { note(&lease) };
         f.append(&lease, head, vec![body]).await.unwrap();
-        head += 1;
         f.expire_leases().await;
     }
 }

@@ -1,0 +1,137 @@
+//! Dying at every single step: wrappers that stop the world before and after each call over a seam.
+//!
+//! A brain under test runs on wrapped seams that share one [`Fuse`]. When the fuse blows, the call that met it never
+//! returns, as in a process that was killed there; the test drops the brain and starts another on the plain seams.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use torpor_core::entry::Entry;
+use torpor_core::id::{CallId, Position, SessionKey};
+use torpor_core::log::{Append, AppendError, Opened, SessionLog};
+use torpor_core::message::Assistant;
+use torpor_core::model::{self, Delta, ModelClient, Prepared, Request};
+use torpor_core::sandbox::{self, Call, Ended, Identity, Open, Sandbox, SandboxTransport};
+use torpor_core::store;
+
+/// Counts steps and dies at a chosen one.
+#[derive(Debug)]
+pub struct Fuse {
+    at: u64,
+    taken: AtomicU64,
+    blown: watch::Sender<bool>,
+}
+
+impl Fuse {
+    /// Dies at step `at`, counted from 1; 0 never dies.
+    #[must_use]
+    pub fn at(at: u64) -> Arc<Self> {
+        Arc::new(Self { at, taken: AtomicU64::new(0), blown: watch::Sender::new(false) })
+    }
+
+    /// Steps taken so far.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.taken.load(Ordering::SeqCst)
+    }
+
+    /// Waits until the fuse has blown. Cancellation safe.
+    pub async fn blown(&self) {
+        let mut blown = self.blown.subscribe();
+        let _ = blown.wait_for(|b| *b).await;
+    }
+
+    /// One step: returns, or never does.
+    async fn step(&self) {
+        let n = self.taken.fetch_add(1, Ordering::SeqCst) + 1;
+        if self.at != 0 && n >= self.at {
+            self.blown.send_replace(true);
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// A call with a step before it (nothing has happened yet) and one after it (it happened, nobody knows).
+    async fn around<T>(&self, call: impl Future<Output = T>) -> T {
+        self.step().await;
+        let done = call.await;
+        self.step().await;
+        done
+    }
+}
+
+/// A seam with a fuse.
+pub struct Fused<T: ?Sized> {
+    inner: Arc<T>,
+    fuse: Arc<Fuse>,
+}
+
+impl<T: ?Sized> Fused<T> {
+    /// Wraps a seam.
+    pub fn new(inner: Arc<T>, fuse: &Arc<Fuse>) -> Arc<Self> {
+        Arc::new(Self { inner, fuse: fuse.clone() })
+    }
+}
+
+#[async_trait]
+impl SessionLog for Fused<dyn SessionLog> {
+    async fn append(&self, append: Append) -> Result<Position, AppendError> {
+        self.fuse.around(self.inner.append(append)).await
+    }
+
+    async fn open(&self, session: &SessionKey) -> Result<Option<Opened>, store::Error> {
+        self.fuse.around(self.inner.open(session)).await
+    }
+
+    async fn read(&self, session: &SessionKey, from: Position, limit: usize) -> Result<Vec<Entry>, store::Error> {
+        self.fuse.around(self.inner.read(session, from, limit)).await
+    }
+}
+
+#[async_trait]
+impl ModelClient for Fused<dyn ModelClient> {
+    fn prepare(&self, request: &Request<'_>) -> Result<Prepared, model::Error> {
+        self.inner.prepare(request)
+    }
+
+    async fn send(&self, p: &Prepared, deltas: &mut (dyn FnMut(Delta) + Send)) -> Result<Assistant, model::Error> {
+        self.fuse.around(self.inner.send(p, deltas)).await
+    }
+}
+
+#[async_trait]
+impl SandboxTransport for Fused<dyn SandboxTransport> {
+    fn workdir(&self, session: &SessionKey, workspace: Option<&str>) -> Result<String, sandbox::Error> {
+        self.inner.workdir(session, workspace)
+    }
+
+    async fn open(&self, open: Open) -> Result<Arc<dyn Sandbox>, sandbox::Error> {
+        let inner = self.fuse.around(self.inner.open(open)).await?;
+        Ok(Arc::new(FusedHands { inner, fuse: self.fuse.clone() }))
+    }
+
+    async fn probe(&self) -> Result<String, sandbox::Error> {
+        self.inner.probe().await
+    }
+}
+
+struct FusedHands {
+    inner: Arc<dyn Sandbox>,
+    fuse: Arc<Fuse>,
+}
+
+#[async_trait]
+impl Sandbox for FusedHands {
+    fn identity(&self) -> &Identity {
+        self.inner.identity()
+    }
+
+    async fn call(&self, call: Call) -> Result<Ended, sandbox::Error> {
+        self.fuse.around(self.inner.call(call)).await
+    }
+
+    async fn cancel(&self, id: &CallId) -> Result<(), sandbox::Error> {
+        self.fuse.around(self.inner.cancel(id)).await
+    }
+}

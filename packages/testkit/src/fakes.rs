@@ -1,0 +1,216 @@
+//! In-memory stand-ins for the model and the hands, for tests of what runs on top of them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde_json::{Value, json};
+use torpor_core::id::{CallId, Epoch, SessionKey};
+use torpor_core::message::{Assistant, Block, StopReason, ToolResult, Usage};
+use torpor_core::model::{self, Delta, Message, ModelClient, Prepared, Request};
+use torpor_core::sandbox::{self, Call, Ended, Identity, Open, Sandbox, SandboxTransport};
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An answer that calls tools: (name, arguments) each, with ids `u0`, `u1`, ….
+#[must_use]
+pub fn calls(uses: &[(&str, Value)]) -> Assistant {
+    let block = |(i, (name, input)): (usize, &(&str, Value))| Block::ToolUse {
+        id: format!("u{i}"),
+        name: (*name).into(),
+        input: input.clone(),
+    };
+    answer(uses.iter().enumerate().map(block).collect(), StopReason::ToolUse)
+}
+
+/// An answer that only says something.
+#[must_use]
+pub fn says(text: &str) -> Assistant {
+    answer(vec![Block::Text { text: text.into() }], StopReason::EndTurn)
+}
+
+fn answer(blocks: Vec<Block>, stop: StopReason) -> Assistant {
+    Assistant { blocks, stop, usage: Usage { input: 10, output: 5, ..Usage::default() } }
+}
+
+/// A step of a [`FakeModel`].
+pub type Said = Result<Assistant, model::Error>;
+
+/// A model that follows a list: the answer depends only on how many answers the conversation holds since the last
+/// user message. Requests are recorded.
+#[derive(Default)]
+pub struct FakeModel {
+    steps: Vec<Said>,
+    /// Errors to answer with first, one per request.
+    stumbles: Mutex<Vec<model::Error>>,
+    seen: Mutex<Vec<Vec<Message>>>,
+}
+
+impl FakeModel {
+    /// A model with these answers; past the end it says "done".
+    #[must_use]
+    pub fn new(steps: Vec<Said>) -> Arc<Self> {
+        Arc::new(Self { steps, ..Self::default() })
+    }
+
+    /// Answers the next requests with these errors.
+    pub fn stumble(&self, errors: Vec<model::Error>) {
+        lock(&self.stumbles).extend(errors);
+    }
+
+    /// The conversations that were prepared, in order.
+    #[must_use]
+    pub fn seen(&self) -> Vec<Vec<Message>> {
+        lock(&self.seen).clone()
+    }
+}
+
+#[async_trait]
+impl ModelClient for FakeModel {
+    fn prepare(&self, request: &Request<'_>) -> Result<Prepared, model::Error> {
+        lock(&self.seen).push(request.messages.to_vec());
+        let since_user = request.messages.iter().rev().take_while(|m| !matches!(m, Message::User(_)));
+        let step = since_user.filter(|m| matches!(m, Message::Assistant(_))).count();
+        let body = Bytes::from(json!({"step": step}).to_string());
+        Ok(Prepared { model: request.model.clone(), fingerprint: format!("step-{step}"), body, estimate: 10 })
+    }
+
+    async fn send(&self, prepared: &Prepared, _deltas: &mut (dyn FnMut(Delta) + Send)) -> Said {
+        if let Some(e) = lock(&self.stumbles).pop() {
+            return Err(e);
+        }
+        let body: Value = serde_json::from_slice(&prepared.body).unwrap_or_default();
+        let step = body["step"].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+        self.steps.get(step).cloned().unwrap_or_else(|| Ok(says("done")))
+    }
+}
+
+/// Hands in memory that keep their promise: a call id runs once, whoever asks. What ran is recorded.
+pub struct FakeHands {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    incarnation: u64,
+    fences: HashMap<String, Epoch>,
+    /// Calls that were started, with their results once they have one.
+    calls: HashMap<CallId, Option<ToolResult>>,
+    ran: Vec<(String, Value)>,
+    cancelled: Vec<CallId>,
+    absent: Option<String>,
+}
+
+impl FakeHands {
+    /// Hands that have just started.
+    #[must_use]
+    pub fn start() -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default() })
+    }
+
+    /// The tool calls that really ran, in order: name and arguments.
+    #[must_use]
+    pub fn ran(&self) -> Vec<(String, Value)> {
+        lock(&self.state).ran.clone()
+    }
+
+    /// The calls that were cancelled.
+    #[must_use]
+    pub fn cancelled(&self) -> Vec<CallId> {
+        lock(&self.state).cancelled.clone()
+    }
+
+    /// As if the hands had been killed and started again: another incarnation that knows nothing.
+    pub fn lose(&self) {
+        let mut s = lock(&self.state);
+        s.incarnation += 1;
+        s.calls.clear();
+    }
+
+    /// No sandbox can be had from now on.
+    pub fn vanish(&self, why: &str) {
+        lock(&self.state).absent = Some(why.into());
+    }
+
+    fn identity(&self) -> Identity {
+        Identity { name: "fake".into(), incarnation: lock(&self.state).incarnation.to_string() }
+    }
+}
+
+/// The transport over shared [`FakeHands`].
+pub struct FakeSandbox(pub Arc<FakeHands>);
+
+#[async_trait]
+impl SandboxTransport for FakeSandbox {
+    fn workdir(&self, _session: &SessionKey, workspace: Option<&str>) -> Result<String, sandbox::Error> {
+        Ok(workspace.unwrap_or("/workspace").to_owned())
+    }
+
+    async fn open(&self, open: Open) -> Result<Arc<dyn Sandbox>, sandbox::Error> {
+        let mut s = lock(&self.0.state);
+        if let Some(why) = &s.absent {
+            return Err(sandbox::Error::None(why.clone()));
+        }
+        let fence = s.fences.entry(open.session.digest()).or_default();
+        if open.epoch < *fence {
+            return Err(sandbox::Error::Fenced { mine: open.epoch, current: *fence });
+        }
+        *fence = open.epoch;
+        drop(s);
+        Ok(Arc::new(Attached { identity: self.0.identity(), hands: self.0.clone(), epoch: open.epoch }))
+    }
+
+    async fn probe(&self) -> Result<String, sandbox::Error> {
+        Ok("fake hands".into())
+    }
+}
+
+struct Attached {
+    identity: Identity,
+    hands: Arc<FakeHands>,
+    epoch: Epoch,
+}
+
+#[async_trait]
+impl Sandbox for Attached {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// `bash` with the command `hang` never ends; `fail` is an error; everything else echoes its arguments.
+    async fn call(&self, call: Call) -> Result<Ended, sandbox::Error> {
+        let result = {
+            let mut s = lock(&self.hands.state);
+            let fence = s.fences.get(&call.id.session).copied().unwrap_or_default();
+            if self.epoch < fence {
+                return Err(sandbox::Error::Fenced { mine: self.epoch, current: fence });
+            }
+            if let Some(known) = s.calls.get(&call.id) {
+                known.clone()
+            } else if s.incarnation.to_string() != call.incarnation {
+                return Ok(Ended::Lost("other hands".into()));
+            } else {
+                s.ran.push((call.tool.clone(), call.input.clone()));
+                let result = match call.input["command"].as_str() {
+                    Some("hang") => None,
+                    Some("fail") => Some(ToolResult::error("Command exited with code 1")),
+                    _ => Some(ToolResult::text(format!("{} {}", call.tool, call.input))),
+                };
+                s.calls.insert(call.id.clone(), result.clone());
+                result
+            }
+        };
+        match result {
+            Some(result) => Ok(Ended::Finished(result)),
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn cancel(&self, id: &CallId) -> Result<(), sandbox::Error> {
+        lock(&self.hands.state).cancelled.push(id.clone());
+        Ok(())
+    }
+}
