@@ -72,7 +72,7 @@ fn follow(path: &Path) -> io::Result<PathBuf> {
     let mut file = path.to_path_buf();
     for _ in 0..MAX_LINKS {
         match fs::read_link(&file) {
-            Ok(to) => file = file.parent().unwrap_or(Path::new("/")).join(to),
+            Ok(to) => file = file.parent().unwrap_or_else(|| Path::new("/")).join(to),
             // Not a link, or not there.
             Err(_) => return Ok(file),
         }

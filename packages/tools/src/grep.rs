@@ -88,6 +88,8 @@ fn matcher(args: &Arguments) -> Result<RegexMatcher, String> {
     RegexMatcherBuilder::new()
         .case_insensitive(args.ignore_case)
         .fixed_strings(args.literal)
+        // `^` and `$` mean the ends of a line.
+        .multi_line(true)
         .size_limit(MAX_REGEX_MEMORY)
         .dfa_size_limit(MAX_REGEX_MEMORY)
         // So that `$` also matches before the carriage return of a Windows line end.
@@ -95,8 +97,9 @@ fn matcher(args: &Arguments) -> Result<RegexMatcher, String> {
         .build(&args.pattern)
         .map_err(|e| match e.kind() {
             grep_regex::ErrorKind::NotAllowed(what) => format!(
-                "Invalid regular expression: {what} is not allowed, because a match never goes over the end of a \
-                 line. Search for one of the lines and use context to see those around it."
+                "Invalid pattern: it holds {}, but a match never goes over the end of a line. Search for one of the \
+                 lines and use context to see those around it.",
+                path::one_line(what)
             ),
             _ if args.literal => format!("Cannot search for this pattern: {e}"),
             _ => format!("Invalid regular expression: {e}\nUse literal=true to search for the text as it is."),

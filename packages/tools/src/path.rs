@@ -13,7 +13,7 @@ const MAX_SUGGESTION_SCAN: usize = 2_000;
 /// Longest name for which similar names are looked for.
 const MAX_SUGGESTION_NAME: usize = 128;
 /// How alike names must be, between 0 and 1.
-const SUGGESTION_CUTOFF: f32 = 0.7;
+const SUGGESTION_CUTOFF: f32 = 0.6;
 /// Names suggested.
 const MAX_SUGGESTIONS: usize = 3;
 

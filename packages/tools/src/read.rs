@@ -162,17 +162,16 @@ fn with_notice(page: Page, args: &Arguments, shown_to: u64, end: &End, rest: Cou
         End::Limit(Limit::Lines) => format!("{showing}. Use offset={next} to continue."),
         End::Limit(Limit::Bytes) => format!("{showing} ({byte_limit} limit). Use offset={next} to continue."),
         End::LongLine(length) => {
-            let length = match length {
-                Count::Exact(n) => size(*n),
-                Count::AtLeast(n) => format!("more than {}", size(*n)),
-            };
             let word = path::shell_word(&args.path);
-            let hint = format!(
-                "Line {next} is {length}, exceeds {byte_limit} limit. \
-                 Use bash: sed -n '{next}p;{next}q' {word} | head -c {MAX_BYTES}"
-            );
+            let (length, line) = match length {
+                Count::Exact(n) => (size(*n), format!("sed -n '{next}p;{next}q' {word}")),
+                // sed would hold the whole line in memory.
+                Count::AtLeast(n) => (format!("more than {}", size(*n)), format!("tail -n +{next} {word}")),
+            };
+            let hint =
+                format!("Line {next} is {length}, exceeds {byte_limit} limit. Use bash: {line} | head -c {MAX_BYTES}");
             let after = match rest {
-                Count::Exact(1) => String::new(),
+                Count::Exact(1) | Count::AtLeast(1) => String::new(),
                 _ => format!(" (or offset={} to go on after it)", next + 1),
             };
             if page.lines == 0 { format!("{hint}{after}") } else { format!("{showing}. {hint}{after}") }

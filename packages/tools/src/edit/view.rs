@@ -154,6 +154,9 @@ impl Builder {
 
     /// Takes over `part`, which begins at `at` in the original.
     fn copy(&mut self, part: &str, at: usize) {
+        if part.is_empty() {
+            return;
+        }
         match self.segments.last_mut() {
             Some(last) if last.is_copy && last.original.end == at => last.original.end += part.len(),
             _ => self.segments.push(Segment { at: self.text.len(), original: at..at + part.len(), is_copy: true }),
