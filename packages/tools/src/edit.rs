@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::args::Fields;
 use crate::output::size;
-use crate::{Answer, Context, atomic, open, path};
+use crate::{Answer, Context, atomic, lock, open, path};
 use view::{Search, View};
 
 /// Largest file that is edited: it is held in memory a few times over.
@@ -90,6 +90,7 @@ fn arguments(input: &Value) -> Result<Arguments, String> {
 pub(crate) fn run(input: &Value, ctx: &Context) -> Answer {
     let args = arguments(input)?;
     let target = path::resolve(ctx, &args.path)?;
+    let _lock = lock::for_change(ctx, &args.path, &target)?;
     let (file, meta) = open::regular(ctx, &args.path, &target)?;
     if meta.len() > MAX_FILE {
         return Err(too_large(&args.path, meta.len()));

@@ -26,7 +26,7 @@ struct Pattern {
 enum Against {
     /// A pattern without `/`: the name, at any depth.
     Name,
-    /// One with `/`: the path from the directory that is searched.
+    /// One with `/`: the path from the directory that is searched, or from the working directory.
     Below,
     /// One that starts with `/`: the whole path.
     Whole,
@@ -55,13 +55,15 @@ impl Pattern {
         Ok(Self { glob, against, directories_only })
     }
 
-    fn matches(&self, root: &Path, path: &Path, is_dir: bool) -> bool {
+    fn matches(&self, bases: [&Path; 2], path: &Path, is_dir: bool) -> bool {
         if self.directories_only && !is_dir {
             return false;
         }
         match self.against {
             Against::Name => path.file_name().is_some_and(|name| self.glob.is_match(name)),
-            Against::Below => path.strip_prefix(root).is_ok_and(|below| self.glob.is_match(below)),
+            Against::Below => {
+                bases.iter().any(|base| path.strip_prefix(base).is_ok_and(|below| self.glob.is_match(below)))
+            }
             Against::Whole => self.glob.is_match(path),
         }
     }
@@ -93,7 +95,7 @@ pub(crate) fn run(input: &Value, ctx: &Context) -> Answer {
             }
         };
         let is_dir = entry.file_type().is_some_and(|kind| kind.is_dir());
-        if !pattern.matches(&root, entry.path(), is_dir) {
+        if !pattern.matches([&root, &ctx.workdir], entry.path(), is_dir) {
             continue;
         }
         more = page.lines == limit;

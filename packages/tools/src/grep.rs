@@ -61,7 +61,7 @@ pub(crate) fn run(input: &Value, ctx: &Context) -> Answer {
     let matcher = matcher(&args)?;
     let root = path::resolve(ctx, &args.path)?;
     let meta = std::fs::metadata(&root).map_err(|e| path::failure(ctx, "search", &args.path, &root, &e))?;
-    let globs = args.glob.as_deref().map(|glob| globs(&root, glob)).transpose()?;
+    let globs = args.glob.as_deref().map(|glob| Globs::new(ctx, &root, glob)).transpose()?;
     let mut search = Search {
         ctx,
         searcher: searcher(args.context),
@@ -120,9 +120,25 @@ fn searcher(context: usize) -> Searcher {
 
 /// The glob of the arguments, with the meaning it has as a line of a `.gitignore` file: `*.rs` at any depth, `!*.rs`
 /// for all others. It chooses among files that are not ignored and brings none back.
-fn globs(root: &Path, glob: &str) -> Result<Override, String> {
-    let mut builder = OverrideBuilder::new(root);
-    builder.add(glob).and_then(|builder| builder.build()).map_err(|e| format!("Invalid glob: {e}."))
+struct Globs {
+    /// Relative to the working directory, as paths are shown, and to the directory that is searched.
+    bases: [Override; 2],
+    negated: bool,
+}
+
+impl Globs {
+    fn new(ctx: &Context, root: &Path, glob: &str) -> Result<Self, String> {
+        let build = |base: &Path| {
+            let mut builder = OverrideBuilder::new(base);
+            builder.add(glob).and_then(|builder| builder.build()).map_err(|e| format!("Invalid glob: {e}."))
+        };
+        Ok(Self { bases: [build(&ctx.workdir)?, build(root)?], negated: glob.starts_with('!') })
+    }
+
+    fn leave_out(&self, file: &Path) -> bool {
+        let mut by_base = self.bases.iter().map(|globs| globs.matched(file, false).is_ignore());
+        if self.negated { by_base.any(|out| out) } else { by_base.all(|out| out) }
+    }
 }
 
 struct Search<'c> {
@@ -134,7 +150,7 @@ struct Search<'c> {
 }
 
 impl Search<'_> {
-    fn tree(&mut self, root: &Path, globs: Option<&Override>) -> Result<(), String> {
+    fn tree(&mut self, root: &Path, globs: Option<&Globs>) -> Result<(), String> {
         for entry in walk::walk(self.ctx, root) {
             self.ctx.check_cancelled()?;
             let entry = match entry {
@@ -145,7 +161,7 @@ impl Search<'_> {
                 }
             };
             let is_file = entry.file_type().is_some_and(|kind| kind.is_file());
-            if !is_file || globs.is_some_and(|globs| globs.matched(entry.path(), false).is_ignore()) {
+            if !is_file || globs.is_some_and(|globs| globs.leave_out(entry.path())) {
                 continue;
             }
             match open::without_waiting(entry.path()) {

@@ -11,6 +11,7 @@ mod edit;
 mod find;
 mod grep;
 mod lines;
+mod lock;
 mod ls;
 mod open;
 pub mod output;

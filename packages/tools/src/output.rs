@@ -150,7 +150,10 @@ impl Page {
 /// Puts notices under a text, in one pair of brackets.
 pub(crate) fn with_notices(mut text: String, notices: &[String]) -> String {
     if !notices.is_empty() {
-        text.push_str("\n\n[");
+        if !text.is_empty() {
+            text.push_str("\n\n");
+        }
+        text.push('[');
         text.push_str(&notices.join(". "));
         text.push(']');
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::args::Fields;
-use crate::{Answer, Context, atomic, path};
+use crate::{Answer, Context, atomic, lock, path};
 
 pub(crate) fn run(input: &Value, ctx: &Context) -> Answer {
     let mut fields = Fields::new("write", input)?;
@@ -23,6 +23,7 @@ pub(crate) fn run(input: &Value, ctx: &Context) -> Answer {
     if let Some(parent) = target.parent() {
         create_parents(ctx, &given, parent)?;
     }
+    let _lock = lock::for_change(ctx, &given, &target)?;
     atomic::replace(ctx, &given, &target, content.as_bytes())?;
     Ok(format!("Successfully wrote {} bytes to {given}", content.len()))
 }

@@ -171,6 +171,21 @@ fn a_loose_match_is_no_guess() {
 }
 
 #[test]
+fn edits_of_one_file_at_once_are_all_made() {
+    let before: String = (0..32).map(|n| format!("<{n}>\n")).collect();
+    let b = Bench::with(&[("f", &before)]);
+    std::thread::scope(|scope| {
+        for n in 0..32 {
+            let b = &b;
+            scope.spawn(move || {
+                b.ok("edit", &json!({"path": "f", "oldText": format!("<{n}>"), "newText": format!("[{n}]")}))
+            });
+        }
+    });
+    assert_eq!(b.get("f"), before.replace('<', "[").replace('>', "]"));
+}
+
+#[test]
 fn a_large_change_comes_with_a_short_diff() {
     let before: String = (0..5000).map(|n| format!("{n} {}\n", "x".repeat(300))).collect();
     let b = Bench::with(&[("f", &before)]);

@@ -29,6 +29,7 @@ fn patterns_match_names_or_paths() {
         (json!({"pattern": "./src/**/*.rs"}), "src/deep/lib.rs\nsrc/main.rs"),
         (json!({"pattern": "*.rs", "path": "src"}), "src/deep/lib.rs\nsrc/main.rs"),
         (json!({"pattern": "deep/*.rs", "path": "src"}), "src/deep/lib.rs"),
+        (json!({"pattern": "src/deep/*.rs", "path": "src"}), "src/deep/lib.rs"),
         (json!({"pattern": "*.{yml,toml}"}), ".github/ci.yml"),
         (json!({"pattern": "d*"}), "src/deep/"),
         (json!({"pattern": "main.rs/"}), "No files found matching pattern"),

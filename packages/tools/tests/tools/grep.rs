@@ -30,6 +30,8 @@ fn matches_are_shown_with_path_and_line() {
         (json!({"pattern": "needle", "glob": "*.rs"}), "src/a.rs:2: needle here"),
         (json!({"pattern": "needle", "glob": "!*.rs"}), ".env:1: needle=1\nsrc/b.txt:1: a.b needle"),
         (json!({"pattern": "needle", "glob": "src/**"}), "src/a.rs:2: needle here\nsrc/b.txt:1: a.b needle"),
+        (json!({"pattern": "needle", "glob": "src/*.rs", "path": "src"}), "src/a.rs:2: needle here"),
+        (json!({"pattern": "needle", "glob": "!src/*.rs", "path": "src"}), "src/b.txt:1: a.b needle"),
         (json!({"pattern": "^needle$", "ignoreCase": true}), "src/a.rs:7: NEEDLE"),
         // A glob chooses among what is not ignored.
         (json!({"pattern": "needle", "glob": "ignored.rs"}), "No matches found"),
