@@ -16,6 +16,8 @@ mod readers;
 mod record;
 mod schema;
 mod seams;
+#[cfg(test)]
+mod tests;
 mod waiters;
 mod writer;
 

@@ -56,6 +56,11 @@ impl State {
         })
     }
 
+    /// After a rollback, which undid what was worked out about due times as well. Too early is harmless.
+    fn reload_delayed(&mut self, conn: &Connection) {
+        self.delayed = first_delayed(conn).unwrap_or(Some(0));
+    }
+
     fn next_due(&self) -> u64 {
         [self.leases.next_end(), self.delayed].into_iter().flatten().min().unwrap_or(u64::MAX)
     }
@@ -78,6 +83,19 @@ struct After {
     changed: Vec<RunId>,
     over: Vec<(RunId, Held)>,
     offered: Vec<Held>,
+}
+
+impl After {
+    fn lengths(&self) -> [usize; 3] {
+        [self.changed.len(), self.over.len(), self.offered.len()]
+    }
+
+    /// Forgets what a command that failed had announced. (A wake-up too many is harmless.)
+    fn truncate(&mut self, [changed, over, offered]: [usize; 3]) {
+        self.changed.truncate(changed);
+        self.over.truncate(over);
+        self.offered.truncate(offered);
+    }
 }
 
 /// What a command works on.
@@ -132,6 +150,7 @@ impl Batch<'_> {
             return Err(e.clone());
         }
         let conn = self.conn;
+        let before = self.after.lengths();
         let run = |sql| conn.prepare_cached(sql).and_then(|mut s| s.execute([]));
         let result = run("SAVEPOINT command").map_err(Fault::from).and_then(|_| command(self));
         let result = result.and_then(|value| {
@@ -140,9 +159,12 @@ impl Batch<'_> {
         });
         result.map_err(|fault| {
             let error = store::Error::from(fault);
+            self.after.truncate(before);
             let undone =
                 !conn.is_autocommit() && run("ROLLBACK TO command").and_then(|_| run("RELEASE command")).is_ok();
-            if !undone {
+            if undone {
+                self.state.reload_delayed(conn);
+            } else {
                 self.doomed = Some(error.clone());
             }
             error
@@ -238,8 +260,7 @@ fn serve(conn: &Connection, mut state: State, mut inbox: mpsc::Receiver<Box<dyn 
             Ok(()) => settle_memory(&mut state, &after),
             Err(e) => {
                 tracing::error!(error = %e, commands = commands.len(), "the store could not commit");
-                // Whatever this batch had worked out about due times was undone with it.
-                state.delayed = first_delayed(conn).unwrap_or(Some(0));
+                state.reload_delayed(conn);
             }
         }
         publish_due(&state, signals, after.recheck_due);

@@ -1,0 +1,210 @@
+//! Opening: the folder, the lock, versions, damage, and what a new process finds.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::Connection;
+use torpor_core::entry::Body;
+use torpor_core::envelope::Spec;
+use torpor_core::log::{Append, AppendError, SessionLog};
+use torpor_core::queue::{Enqueued, Expects, Lease, NewRun, WorkQueue as _};
+use torpor_core::run::RunStore as _;
+use torpor_core::{Position, RunId, SessionKey, Timestamp, store};
+use torpor_store_embedded::{Options, Store};
+use torpor_testkit::clock::ManualClock;
+
+fn open(dir: &Path) -> Result<Store, store::Error> {
+    Store::open(dir, Options { clock: Arc::new(ManualClock::default()), ..Options::default() })
+}
+
+fn database(dir: &Path) -> Connection {
+    Connection::open(dir.join("store.db")).unwrap()
+}
+
+async fn running(store: &Store, session: &str) -> Lease {
+    let new = NewRun {
+        run_id: RunId::generate(),
+        session: SessionKey::new("t", session).unwrap(),
+        spec: Spec::prompt("work"),
+        idempotency: None,
+        expects: Expects::New,
+        not_before: None,
+        priority: 0,
+        claim_for: Some("w".into()),
+    };
+    match store.enqueue(new).await.unwrap() {
+        Enqueued::Claimed(lease) => *lease,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn note(lease: &Lease, after: u64) -> Append {
+    Append {
+        session: lease.session().clone(),
+        epoch: lease.epoch,
+        after: Position(after),
+        write_id: uuid::Uuid::new_v4(),
+        at: Timestamp(1_790_000_000_000),
+        bodies: vec![Body::Takeover { run: lease.record.run_id.clone(), worker: "w".into() }],
+    }
+}
+
+#[test]
+fn the_folder_is_made_for_its_owner_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let inner = dir.path().join("a/b");
+    open(&inner).unwrap();
+    for folder in [&inner, &dir.path().join("a")] {
+        assert_eq!(std::fs::metadata(folder).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+}
+
+#[test]
+fn a_folder_is_opened_once_and_the_holder_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = open(dir.path()).unwrap();
+    let refused = open(dir.path()).unwrap_err().to_string();
+    assert!(refused.contains(dir.path().to_str().unwrap()), "{refused}");
+    assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
+    drop(held);
+    open(dir.path()).expect("released with the store");
+}
+
+#[test]
+fn a_child_process_does_not_hold_the_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = open(dir.path()).unwrap();
+    let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+    drop(held);
+    let opened = open(dir.path());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    opened.expect("the child was started while the store was open, and lives on");
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let refused = open(&file.join("store")).unwrap_err().to_string();
+    assert!(refused.contains(file.to_str().unwrap()), "{refused}");
+}
+
+#[test]
+fn a_newer_layout_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()).unwrap());
+    database(dir.path()).execute("UPDATE meta SET value = '2' WHERE name = 'schema'", []).unwrap();
+    match open(dir.path()) {
+        Err(store::Error::Unreadable(e)) => assert!(e.contains("version 2") && e.contains("store.db"), "{e}"),
+        other => panic!("expected Unreadable, got {other:?}"),
+    }
+}
+
+#[test]
+fn a_damaged_file_is_named() {
+    for damage in ["not a database, but long enough to look at the header of one".repeat(100), "short".into()] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("store.db"), damage).unwrap();
+        match open(dir.path()) {
+            Err(store::Error::Unreadable(e)) => assert!(e.contains("store.db"), "{e}"),
+            other => panic!("expected Unreadable, got {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_entry_of_a_newer_build_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    let lease = running(&store, "s").await;
+    store.append(note(&lease, 0)).await.unwrap();
+    database(dir.path()).execute("UPDATE entry SET schema = 99", []).unwrap();
+    match SessionLog::open(&store, lease.session()).await {
+        Err(store::Error::Unreadable(e)) => assert!(e.contains("schema 99"), "{e}"),
+        other => panic!("expected Unreadable, got {other:?}"),
+    }
+}
+
+/// Whoever opens the folder is alone, so nobody waits for leases of the process before; it is fenced all the same.
+#[tokio::test]
+async fn leases_of_an_earlier_process_are_void() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    let old = running(&store, "s").await;
+    store.append(note(&old, 0)).await.unwrap();
+    drop(store);
+
+    let store = open(dir.path()).unwrap();
+    assert_eq!(store.heartbeat(&old.worker, &[old.key()]).await.unwrap(), [old.key()]);
+    let refused = store.append(note(&old, 1)).await;
+    assert!(matches!(refused, Err(AppendError::Fenced { .. })), "{refused:?}");
+    let new = store.claim(&"w2".into(), 10, Duration::ZERO).await.unwrap().remove(0);
+    assert_eq!((new.record.run_id.clone(), new.attempt), (old.record.run_id.clone(), 2));
+    assert!(new.epoch > old.epoch);
+    assert_eq!(new.head.position, Position(1));
+    store.append(note(&new, 1)).await.unwrap();
+}
+
+/// Delays outlive the process, and are waited for in the next one.
+#[tokio::test]
+async fn delayed_runs_are_still_delayed_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::default());
+    let open = || Store::open(dir.path(), Options { clock: clock.clone(), ..Options::default() }).unwrap();
+    let store = open();
+    let lease = running(&store, "s").await;
+    let why = torpor_core::queue::Release::Wait { after: Duration::from_secs(10) };
+    assert!(store.release(&lease.key(), why).await.unwrap());
+    drop(store);
+    let store = open();
+    let worker = "w".into();
+    assert!(store.claim(&worker, 1, Duration::ZERO).await.unwrap().is_empty());
+    let (leases, ()) = tokio::join!(store.claim(&worker, 1, Duration::from_secs(60)), async {
+        tokio::task::yield_now().await;
+        clock.advance(Duration::from_secs(10));
+    });
+    assert_eq!(leases.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn everything_can_be_read_with_plain_sql_while_it_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    let lease = running(&store, "s").await;
+    store.append(note(&lease, 0)).await.unwrap();
+    let db = database(dir.path());
+    let line: String = db
+        .query_row("SELECT tenant || ' ' || session || ' ' || position || ' ' || at || ' ' || type FROM log", [], |r| {
+            r.get(0)
+        })
+        .unwrap();
+    assert_eq!(line, "t s 1 2026-09-21T14:13:20.000Z takeover");
+    let prompt: String = db.query_row("SELECT spec ->> '$.work.prompt' FROM run", [], |r| r.get(0)).unwrap();
+    assert_eq!(prompt, "work");
+    let state: String = db.query_row("SELECT state || ' ' || worker FROM queue", [], |r| r.get(0)).unwrap();
+    assert_eq!(state, "leased w");
+}
+
+/// What the queries touch is bounded by an index: no table that grows is ever read whole.
+#[tokio::test]
+async fn a_long_log_is_opened_by_its_tail() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    let lease = running(&store, "s").await;
+    let mut append = note(&lease, 0);
+    append.bodies = vec![append.bodies[0].clone(); 5_000];
+    store.append(append).await.unwrap();
+    let mut append = note(&lease, 5_000);
+    append.bodies = vec![Body::Checkpoint { summary: String::new(), keep_from: Position(5_000), open_run: None }];
+    store.append(append).await.unwrap();
+    // Entries before the checkpoint are not even decoded: damage there does not stop a resume.
+    database(dir.path()).execute("UPDATE entry SET body = 'damaged' WHERE position < 5000", []).unwrap();
+    let opened = SessionLog::open(&store, lease.session()).await.unwrap().unwrap();
+    assert_eq!(opened.tail.len(), 2);
+    assert!(store.get(&lease.record.run_id).await.unwrap().is_some());
+}
