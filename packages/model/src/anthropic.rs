@@ -90,15 +90,16 @@ impl Wire for Anthropic {
 
     fn refusal(&self, refusal: &Refusal) -> Error {
         let Refusal { status, body, retry_after } = refusal;
-        let problem = match Problem::parse(body) {
-            Some(problem) => problem,
-            None if status.is_redirection() => {
-                let text = format!("the model's endpoint answered {status}: redirects are not followed");
-                return Error::new(Retry::Never, text);
-            }
-            None => Problem { kind: String::new(), message: excerpt(body) },
+        if status.is_redirection() {
+            let text = format!("the model's endpoint answered {status}: redirects are not followed");
+            return Error::new(Retry::Never, text);
+        }
+        let problem = Problem::parse(body).unwrap_or_else(|| Problem { kind: String::new(), message: excerpt(body) });
+        // Rate limits speak of long contexts too, so the words count only where the request itself is at fault.
+        let overflow = match status.as_u16() {
+            400 | 422 => problem.is_overflow(),
+            status => status == 413,
         };
-        let overflow = status.as_u16() == 413 || problem.is_overflow();
         Error {
             message: format!("the model's endpoint answered {status}: {}", problem.message),
             // A gateway that forgot the status still tells by the error's name.
@@ -144,9 +145,9 @@ impl Problem {
         }
     }
 
-    /// Whether the trouble passes by itself.
+    /// Whether the trouble passes by itself, whatever the status says.
     fn is_passing(&self) -> bool {
-        matches!(self.kind.as_str(), "overloaded_error" | "rate_limit_error" | "api_error" | "timeout_error")
+        matches!(self.kind.as_str(), "overloaded_error" | "rate_limit_error" | "timeout_error")
     }
 
     /// Whether asking the same again can help. Unknown kinds count as passing: retries are bounded.
@@ -177,7 +178,7 @@ impl Problem {
 
     /// As the error of a stream that had begun well.
     pub(crate) fn into_error(self) -> Error {
-        let overflow = self.is_overflow();
+        let overflow = self.is_lasting() && self.is_overflow();
         let text = format!("the model's stream ended with an error: {}: {}", self.kind, self.message);
         Error { overflow, ..Error::new(self.retry(None), text) }
     }

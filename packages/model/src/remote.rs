@@ -78,7 +78,9 @@ impl<W: Wire> Remote<W> {
                 while let Some(piece) = reply.piece().await? {
                     whole.extend_from_slice(&piece);
                 }
-                self.wire.decode_whole(&whole)
+                let answer = self.wire.decode_whole(&whole)?;
+                deltas(Delta::Text(answer.text()));
+                Ok(answer)
             }
             other => Err(Error::new(
                 Retry::Backoff,

@@ -183,6 +183,22 @@ async fn nobody_listening_is_an_error_to_retry() {
 }
 
 #[tokio::test]
+async fn tls_is_spoken_to_https_urls() {
+    let server = ModelServer::start().await;
+    let e = ask(&models(server.base_url().replace("http:", "https:")), "text").await.unwrap_err();
+    assert_eq!(e.retry, Retry::Backoff, "{e}");
+    assert!(e.message.starts_with("no connection to the model"), "{e}");
+    assert_eq!(server.requests(), 0, "nothing was sent in the clear");
+}
+
+#[tokio::test]
+async fn redirects_are_not_followed() {
+    let server = ModelServer::start().await;
+    let e = ask(&models(server.base_url()), "err=307").await.unwrap_err();
+    assert_eq!((e.retry, server.requests()), (Retry::Never, 1), "{e}");
+}
+
+#[tokio::test]
 async fn dropping_the_call_closes_the_connection() {
     let server = ModelServer::start().await;
     let models = models(server.base_url());

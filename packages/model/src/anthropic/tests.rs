@@ -37,6 +37,7 @@ fn what_a_status_means() {
         (413, problem("request_too_large", "too many bytes"), Never, true),
         (408, String::new(), Backoff, false),
         (429, problem("rate_limit_error", "slow down"), Backoff, false),
+        (429, problem("rate_limit_error", "too much for the long context window tier"), Backoff, false),
         (500, problem("api_error", "oops"), Backoff, false),
         (502, "<html>bad gateway</html>".into(), Backoff, false),
         (503, String::new(), Backoff, false),
