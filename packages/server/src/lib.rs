@@ -1,1 +1,25 @@
-//! Not yet written.
+//! The HTTP surface: routes, problem answers, limits, drain.
+//!
+//! Owns: what a request looks like on the wire and what it is answered, how long a client may take for each part of
+//! a request, how many connections there are, and how the server goes away in good order.
+//! Must not know: how a run is worked on, which store there is, any model or sandbox; it sees the seams of
+//! `torpor-core` and the checks of `torpor-harness`, nothing else.
+
+mod accept;
+mod answer;
+mod app;
+mod body;
+mod config;
+mod connection;
+mod headers;
+mod layer;
+mod phase;
+mod problem;
+mod routes;
+mod stream;
+mod submit;
+
+pub use accept::serve;
+pub use app::{App, Check, LocalWorker};
+pub use config::{Config, Invalid as InvalidConfig};
+pub use routes::router;

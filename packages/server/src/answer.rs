@@ -1,0 +1,235 @@
+//! Runs as clients see them.
+//!
+//! Owns: the wire types of answers, and how a record becomes one. Must not know: how a record was come by.
+
+use axum::body::Body;
+use axum::response::Response;
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+use serde_json::Value;
+use torpor_core::envelope::Work;
+use torpor_core::message::Usage;
+use torpor_core::outcome::{FailReason, Outcome, Status, Verdict};
+use torpor_core::run::Record;
+use torpor_core::{RunId, SessionKey};
+
+use crate::problem::Problem;
+
+/// An answer in JSON.
+pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    // The wire types below hold strings, numbers and string-keyed maps only: they always serialise.
+    let body = serde_json::to_vec(value).unwrap_or_default();
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Where a run is found.
+pub(crate) fn location(run: &RunId) -> String {
+    format!("/runs/{run}")
+}
+
+/// 202 with the way to the run.
+pub(crate) fn accepted(session: &SessionKey, run: &RunId) -> Response {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Accepted<'a> {
+        status: &'static str,
+        session_id: &'a str,
+        run_id: &'a RunId,
+    }
+    let body = Accepted { status: "accepted", session_id: session.session(), run_id: run };
+    let mut response = json(StatusCode::ACCEPTED, &body);
+    if let Ok(value) = HeaderValue::from_str(&location(run)) {
+        response.headers_mut().insert(header::LOCATION, value);
+    }
+    response
+}
+
+/// Adds the way to a run that goes on although its request could not be answered.
+pub(crate) fn with_run(problem: Problem, run: &RunId) -> Problem {
+    problem.with("runId", Value::from(run.as_str())).header(header::LOCATION, &location(run))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Tokens {
+    #[serde(flatten)]
+    usage: Usage,
+    total: u64,
+}
+
+impl From<Usage> for Tokens {
+    fn from(usage: Usage) -> Self {
+        Self { usage, total: usage.total() }
+    }
+}
+
+/// How a run stands: its status and what its outcome says.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Standing<'a> {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verdict: Option<&'a Verdict>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop_reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<FailReason>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+}
+
+impl<'a> Standing<'a> {
+    fn of(record: &'a Record) -> Self {
+        let mut it = Self {
+            status: record.status.as_str(),
+            verdict: None,
+            response: None,
+            stop_reason: None,
+            reason: None,
+            message: None,
+        };
+        match &record.outcome {
+            Some(Outcome::Done { verdict, response, stop_reason }) => {
+                it.verdict = verdict.as_ref();
+                it.response = response.as_deref();
+                it.stop_reason = stop_reason.as_deref();
+            }
+            Some(Outcome::Failed { reason, message }) => {
+                it.reason = Some(*reason);
+                it.message = Some(message);
+            }
+            Some(Outcome::Aborted {} | Outcome::Cancelled {}) | None => {}
+        }
+        it
+    }
+}
+
+/// 200 with how a submitted run ended.
+pub(crate) fn outcome(record: &Record) -> Response {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Ended<'a> {
+        #[serde(flatten)]
+        standing: Standing<'a>,
+        session_id: &'a str,
+        run_id: &'a RunId,
+        usage: Tokens,
+    }
+    json(
+        StatusCode::OK,
+        &Ended {
+            standing: Standing::of(record),
+            session_id: record.session.session(),
+            run_id: &record.run_id,
+            usage: record.spent.usage.into(),
+        },
+    )
+}
+
+/// 200 with how a run stands, in the shape of the polling route.
+pub(crate) fn standing(record: &Record) -> Response {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Polled<'a> {
+        #[serde(flatten)]
+        standing: Standing<'a>,
+        run_id: &'a RunId,
+    }
+    json(StatusCode::OK, &Polled { standing: Standing::of(record), run_id: &record.run_id })
+}
+
+/// 200 with how a turn ended; `None` while it has not.
+pub(crate) fn turn(record: &Record) -> Option<Response> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Turn<'a> {
+        session_id: &'a str,
+        run_id: &'a RunId,
+        response: &'a str,
+        stop_reason: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error_message: Option<&'a str>,
+        usage: Tokens,
+    }
+    let (response, stop_reason, error_message) = match record.outcome.as_ref()? {
+        Outcome::Done { response, stop_reason, .. } => {
+            (response.as_deref().unwrap_or_default(), stop_reason.as_deref().unwrap_or("end_turn"), None)
+        }
+        Outcome::Failed { message, .. } => ("", "error", Some(message.as_str())),
+        Outcome::Aborted {} => ("", "aborted", Some("The turn was ended by the verdict at a gate.")),
+        Outcome::Cancelled {} => ("", "aborted", Some("The turn was cancelled.")),
+    };
+    let body = Turn {
+        session_id: record.session.session(),
+        run_id: &record.run_id,
+        response,
+        stop_reason,
+        error_message,
+        usage: record.spent.usage.into(),
+    };
+    Some(json(StatusCode::OK, &body))
+}
+
+/// A run's record.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Shown<'a> {
+    run_id: &'a RunId,
+    session_id: &'a str,
+    tenant: &'a str,
+    kind: &'static str,
+    #[serde(flatten)]
+    standing: Standing<'a>,
+    created_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    started_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended_at: Option<String>,
+    attempts: u32,
+    turns: u32,
+    usage: Tokens,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a Value>,
+}
+
+impl<'a> Shown<'a> {
+    /// The whole record.
+    pub(crate) fn whole(record: &'a Record) -> Self {
+        Self {
+            run_id: &record.run_id,
+            session_id: record.session.session(),
+            tenant: record.session.tenant(),
+            kind: match record.spec.work {
+                Work::Prompt { .. } => "prompt",
+                Work::Review { .. } => "review",
+            },
+            standing: Standing::of(record),
+            created_at: record.created_at.rfc3339(),
+            started_at: record.started_at.map(|t| t.rfc3339()),
+            ended_at: record.ended_at.map(|t| t.rfc3339()),
+            attempts: record.attempts,
+            turns: record.spent.turns,
+            usage: record.spent.usage.into(),
+            metadata: record.spec.metadata.as_ref(),
+        }
+    }
+
+    /// The record as a line of a list: without the model's words, which have no bound that a page could rely on.
+    pub(crate) fn line(record: &'a Record) -> Self {
+        let mut it = Self::whole(record);
+        it.standing.response = None;
+        it
+    }
+}
+
+/// Whether a waiting client is answered: the run has ended, or it waits for a person.
+pub(crate) fn is_settled(record: &Record) -> bool {
+    record.status.is_terminal() || record.status == Status::Paused
+}

@@ -1,0 +1,54 @@
+//! What the server is given: the seams it speaks to.
+//!
+//! Owns: the two small traits that only the server needs. Must not know: who implements them.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use torpor_core::queue::{Lease, WorkQueue};
+use torpor_core::run::RunStore;
+use torpor_core::{Clock, WorkerId};
+
+/// Everything behind the routes.
+#[derive(Clone)]
+pub struct App {
+    /// Where runs are submitted.
+    pub queue: Arc<dyn WorkQueue>,
+    /// Where their records are read.
+    pub runs: Arc<dyn RunStore>,
+    /// Which models a run may name.
+    pub settings: Arc<torpor_harness::Settings>,
+    /// Whether a sandbox is configured; without one, work that needs it is refused at submit.
+    pub sandboxed: bool,
+    /// The worker in this process, if there is one.
+    pub local: Option<Arc<dyn LocalWorker>>,
+    /// What readiness asks, besides the store.
+    pub checks: Vec<Arc<dyn Check>>,
+    /// The source of time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// A worker in the same process: a run that somebody waits for is claimed for it in the step that accepts it.
+pub trait LocalWorker: Send + Sync + 'static {
+    /// The id that leases are claimed under.
+    fn id(&self) -> WorkerId;
+
+    /// Whether it would work on one more run now. `false` when all its slots are taken or it is draining: then
+    /// nothing is claimed for it.
+    fn has_room(&self) -> bool;
+
+    /// Takes a lease that was claimed for it. Must not block. When there is no room any more (another lease came
+    /// between), it holds the lease until there is, or gives it back.
+    fn take(&self, lease: Lease);
+}
+
+/// One dependency that readiness asks.
+#[async_trait]
+pub trait Check: Send + Sync + 'static {
+    /// Its name, as `/readyz` shows it.
+    fn name(&self) -> &'static str;
+
+    /// One line that describes the dependency as it is, or why it is not usable. Both are shown to whoever asks:
+    /// they carry no connection strings and no secrets. Cancellation safe; cut off after a few seconds.
+    async fn check(&self) -> Result<String, String>;
+}

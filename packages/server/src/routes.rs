@@ -1,0 +1,56 @@
+//! The routes.
+//!
+//! Owns: which path and method goes where. Must not know: connections and their timeouts.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::from_fn;
+use axum::routing::{get, post};
+use torpor_core::problem::Code;
+
+use crate::app::App;
+use crate::config::Config;
+use crate::layer::around;
+use crate::phase::Signal;
+use crate::problem::Problem;
+use crate::submit::Shared;
+
+mod alias;
+mod health;
+mod query;
+mod runs;
+mod turn;
+
+/// The routes as a service, for tests without a socket and for embedding. Limits of connections and of the time
+/// that heads may take are those of [`crate::serve`] alone.
+pub fn router(app: App, config: Config) -> Router {
+    build(Arc::new(Shared { app, config, phase: Signal::new() }))
+}
+
+pub(crate) fn build(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/runs", post(runs::submit).get(query::list))
+        .route("/runs/status", get(query::status))
+        .route("/runs/{runId}", get(query::record))
+        .route("/run-leaf", post(alias::submit))
+        .route("/run-leaf/status", get(alias::status))
+        .route("/turn", post(turn::turn))
+        .route("/health", get(health::health))
+        .route("/livez", get(health::health))
+        .route("/readyz", get(health::ready))
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(from_fn(around))
+        .with_state(shared)
+}
+
+async fn no_route() -> Problem {
+    Problem::new(Code::NotFound, "No route has this path.")
+}
+
+async fn no_method(request: Request) -> Problem {
+    let detail = format!("This route does not take {}; the `Allow` header says what it takes.", request.method());
+    Problem::new(Code::MethodNotAllowed, detail)
+}

@@ -1,0 +1,130 @@
+//! `GET /runs/{runId}`, `GET /runs` and `GET /runs/status`: how runs stand.
+//!
+//! Owns: their parameters and answers. Must not know: how runs are submitted.
+
+use std::sync::Arc;
+
+use axum::extract::{Query, Request, State};
+use axum::response::Response;
+use http::{StatusCode, Uri};
+use serde::Serialize;
+use torpor_core::id::DEFAULT_TENANT;
+use torpor_core::outcome::Status;
+use torpor_core::problem::Code;
+use torpor_core::run::Filter;
+use torpor_core::{RunId, SessionKey, Timestamp, store};
+
+use crate::answer::{self, Shown};
+use crate::problem::Problem;
+use crate::submit::Shared;
+
+/// The largest page of a list, in runs.
+const MAX_PAGE: usize = 200;
+
+/// The page of a client that names no limit.
+const DEFAULT_PAGE: usize = 50;
+
+/// The longest cursor that could be one of ours, in bytes.
+const MAX_CURSOR: usize = 512;
+
+pub(crate) async fn record(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
+    let unknown = || Problem::new(Code::RunNotFound, "There is no run with this id, or its record has expired.");
+    let id = request.uri().path().strip_prefix("/runs/").and_then(RunId::parse).ok_or_else(unknown)?;
+    let record = shared.app.runs.get(&id).await?.ok_or_else(unknown)?;
+    Ok(answer::json(StatusCode::OK, &Shown::whole(&record)))
+}
+
+pub(crate) async fn list(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Listed<'a> {
+        runs: Vec<Shown<'a>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        next_cursor: Option<&'a str>,
+    }
+    let filter = filter(request.uri())?;
+    let page = shared.app.runs.list(&filter).await.map_err(|e| match e {
+        // The one lasting refusal that a caller can cause.
+        store::Error::Failed(_) if filter.cursor.is_some() => {
+            invalid("cursor", "must be the `nextCursor` of an earlier page")
+        }
+        other => other.into(),
+    })?;
+    let body = Listed { runs: page.runs.iter().map(Shown::line).collect(), next_cursor: page.next.as_deref() };
+    Ok(answer::json(StatusCode::OK, &body))
+}
+
+/// How the latest run of a session stands, in the shape of the original route.
+pub(crate) async fn status(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
+    let (mut session, mut tenant) = (None, None);
+    for (name, value) in parameters(request.uri())? {
+        match name.as_str() {
+            "sessionId" => session = Some(value),
+            "tenant" => tenant = Some(value),
+            _ => {} // clients of old add their own
+        }
+    }
+    let session = session.filter(|s| !s.is_empty()).ok_or_else(|| {
+        Problem::new(Code::SessionIdRequired, "The query parameter `sessionId` is required and must not be empty.")
+    })?;
+    let tenant = tenant.filter(|t| !t.is_empty()).unwrap_or_else(|| DEFAULT_TENANT.to_owned());
+    let unknown =
+        || Problem::new(Code::RunNotFound, "This tenant has no run with this `sessionId`, or it has expired.");
+    let key = SessionKey::new(&tenant, &session).map_err(|_| unknown())?;
+    let record = shared.app.runs.latest(&key).await?.ok_or_else(unknown)?;
+    Ok(answer::standing(&record))
+}
+
+fn parameters(uri: &Uri) -> Result<Vec<(String, String)>, Problem> {
+    let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri);
+    pairs.map(|Query(p)| p).map_err(|_| Problem::new(Code::RequestInvalid, "The query string cannot be read."))
+}
+
+fn invalid(name: &str, message: &str) -> Problem {
+    Problem::field(Code::RequestInvalid, name, message)
+}
+
+/// Reads the filters; a name that is none, or one given twice, is refused: a filter that is ignored would list the
+/// wrong runs.
+fn filter(uri: &Uri) -> Result<Filter, Problem> {
+    let mut filter = Filter { limit: DEFAULT_PAGE, ..Filter::default() };
+    let mut seen: Vec<String> = Vec::new();
+    for (name, value) in parameters(uri)? {
+        if seen.contains(&name) {
+            return Err(invalid(&name, "must be given once"));
+        }
+        match name.as_str() {
+            "status" => {
+                let known = || format!("must be one of {}", Status::ALL.map(Status::as_str).join(", "));
+                let status = Status::parse(&value);
+                filter.status = Some(status.ok_or_else(|| invalid(&name, &known()))?);
+            }
+            "tenant" => {
+                torpor_core::id::check_id(&value).map_err(|e| invalid(&name, &e.to_string()))?;
+                filter.tenant = Some(value);
+            }
+            "createdAfter" => {
+                let at = Timestamp::parse_rfc3339(&value);
+                let expected = "must be an RFC 3339 time such as 2027-01-31T08:00:00Z";
+                filter.created_after = Some(at.ok_or_else(|| invalid(&name, expected))?);
+            }
+            "limit" => {
+                let limit = value.parse().ok().filter(|n| (1..=MAX_PAGE).contains(n));
+                let expected = || format!("must be an integer from 1 to {MAX_PAGE}");
+                filter.limit = limit.ok_or_else(|| invalid(&name, &expected()))?;
+            }
+            "cursor" => {
+                if value.is_empty() || value.len() > MAX_CURSOR {
+                    return Err(invalid(&name, "must be the `nextCursor` of an earlier page"));
+                }
+                filter.cursor = Some(value);
+            }
+            _ => {
+                let expected = "is not a known parameter; there are status, tenant, createdAfter, limit and cursor";
+                return Err(invalid(&name, expected));
+            }
+        }
+        seen.push(name);
+    }
+    Ok(filter)
+}

@@ -1,0 +1,184 @@
+//! Accepting a run and waiting for it, for every route that starts one.
+//!
+//! Owns: the one way into the queue, the hand-over to a local worker, and the wait with its bound.
+//! Must not know: what the request looked like, or what its answer will.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::runtime::Handle;
+use torpor_core::problem::Code;
+use torpor_core::queue::{Enqueued, Expects, Idempotency, NewRun};
+use torpor_core::run::Record;
+use torpor_core::{RunId, SessionKey, store};
+use tracing::Instrument as _;
+
+use crate::answer::{is_settled, with_run};
+use crate::app::App;
+use crate::config::Config;
+use crate::phase::{Phase, Signal};
+use crate::problem::Problem;
+
+/// What all requests share.
+pub(crate) struct Shared {
+    pub(crate) app: App,
+    pub(crate) config: Config,
+    pub(crate) phase: Signal,
+}
+
+/// A run that was accepted, now or by an earlier post of the same key.
+pub(crate) struct Ticket {
+    pub(crate) run: RunId,
+    pub(crate) session: SessionKey,
+    version: u64,
+    /// The record, if the run had settled already.
+    pub(crate) settled: Option<Box<Record>>,
+}
+
+impl Ticket {
+    fn new(record: &Record) -> Self {
+        Self { run: record.run_id.clone(), session: record.session.clone(), version: record.version, settled: None }
+    }
+}
+
+/// The key of a submit. Keys that clients make up and session ids are apart, so that neither can collide with the
+/// other.
+pub(crate) enum Key<'a> {
+    /// From the `Idempotency-Key` header.
+    Header(&'a str),
+    /// The session id, for the session's first run.
+    Session(&'a str),
+}
+
+impl Key<'_> {
+    pub(crate) fn with(self, body_hash: String) -> Idempotency {
+        let key = match self {
+            Self::Header(key) => format!("key:{key}"),
+            Self::Session(id) => format!("session:{id}"),
+        };
+        Idempotency { key, body_hash }
+    }
+}
+
+/// Refuses new work while the server goes away.
+pub(crate) fn check_open(shared: &Shared) -> Result<(), Problem> {
+    if shared.phase.now() == Phase::Serving { Ok(()) } else { Err(Problem::draining()) }
+}
+
+/// Puts a run into the queue. With `now`, it is claimed for the local worker in the same step if that has room.
+///
+/// Cancellation safe: once this has begun, the run is accepted and handed over whether or not the client stays.
+pub(crate) async fn submit(shared: &Arc<Shared>, new: NewRun, now: bool) -> Result<Ticket, Problem> {
+    let expects = new.expects;
+    let accepted = ToTheEnd::new(accept(Arc::clone(shared), new, now)).await?;
+    match accepted {
+        Accepted::Run(ticket) => Ok(ticket),
+        Accepted::NoSession => Err(Problem::new(
+            Code::SessionNotFound,
+            "There is no session with this `sessionId`; a turn without one starts a new session.",
+        )),
+        Accepted::Conflict if expects == Expects::New => Err(Problem::new(
+            Code::IdempotencyConflict,
+            "This `sessionId` or `Idempotency-Key` was used before with another body. Send the same body to get \
+             that run's answer, or use a new one; further turns of a session go to `/turn`.",
+        )),
+        Accepted::Conflict => Err(Problem::new(
+            Code::IdempotencyConflict,
+            "This `Idempotency-Key` was used before with another body. Send the same body to get that run's \
+             answer, or use a new key.",
+        )),
+    }
+}
+
+enum Accepted {
+    Run(Ticket),
+    Conflict,
+    NoSession,
+}
+
+async fn accept(shared: Arc<Shared>, mut new: NewRun, now: bool) -> Result<Accepted, store::Error> {
+    let local = shared.app.local.as_ref().filter(|local| now && local.has_room());
+    new.claim_for = local.map(|local| local.id());
+    Ok(match shared.app.queue.enqueue(new).await? {
+        Enqueued::Created(record) => Accepted::Run(Ticket::new(&record)),
+        Enqueued::Claimed(lease) => {
+            let ticket = Ticket::new(&lease.record);
+            match local {
+                Some(local) => local.take(*lease),
+                None => tracing::error!(run = %ticket.run, "the store claimed a run for nobody; its lease will expire"),
+            }
+            Accepted::Run(ticket)
+        }
+        Enqueued::Existing(record) => {
+            let mut ticket = Ticket::new(&record);
+            ticket.settled = is_settled(&record).then_some(record);
+            Accepted::Run(ticket)
+        }
+        Enqueued::Conflict => Accepted::Conflict,
+        Enqueued::NoSession => Accepted::NoSession,
+    })
+}
+
+/// Waits until the run has settled; `None` when it outlasts the bound, or the server's last seconds.
+///
+/// Cancellation safe: the run is not affected.
+pub(crate) async fn wait(shared: &Shared, ticket: Ticket) -> Result<Option<Box<Record>>, Problem> {
+    if ticket.settled.is_some() {
+        return Ok(ticket.settled);
+    }
+    let began = shared.app.clock.now();
+    let mut seen = ticket.version;
+    loop {
+        let left = shared.config.sync_max.saturating_sub(shared.app.clock.now().since(began));
+        if left.is_zero() {
+            return Ok(None);
+        }
+        let record = tokio::select! {
+            biased;
+            record = shared.app.runs.wait(&ticket.run, seen, left) => record,
+            () = shared.phase.reached(Phase::Hurrying) => return Ok(None),
+        };
+        match record {
+            Ok(Some(record)) if is_settled(&record) => return Ok(Some(Box::new(record))),
+            Ok(Some(record)) => seen = record.version,
+            Ok(None) => {
+                return Err(Problem::new(Code::RunNotFound, "The run's record expired while it was waited for."));
+            }
+            Err(e) => return Err(with_run(e.into(), &ticket.run)),
+        }
+    }
+}
+
+/// A future that goes on in a task of its own when it is dropped before its end. As long as its owner stays, it
+/// costs no task.
+struct ToTheEnd<F: Future<Output: Send> + Send + 'static>(Option<Pin<Box<F>>>);
+
+impl<F: Future<Output: Send> + Send + 'static> ToTheEnd<F> {
+    fn new(future: F) -> Self {
+        Self(Some(Box::pin(future)))
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Future for ToTheEnd<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let Some(future) = &mut self.0 else { return Poll::Pending }; // polled again after its end
+        let ready = future.as_mut().poll(cx);
+        if ready.is_ready() {
+            self.0 = None;
+        }
+        ready
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Drop for ToTheEnd<F> {
+    fn drop(&mut self) {
+        if let Some(future) = self.0.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(future.in_current_span());
+        }
+    }
+}
