@@ -18,3 +18,4 @@ mod transport;
 
 pub use config::{Config, Secret};
 pub use router::Models;
+pub use transport::http_client;

@@ -79,7 +79,7 @@ impl Transport {
     /// Posts, once, and waits for the head of the answer. Dropping the future closes the connection.
     pub(crate) async fn post(&self, call: Call) -> Result<Reply, Failure> {
         let idle = self.settings.idle_timeout;
-        let client = match self.client.get_or_init(|| build(&self.settings)) {
+        let client = match self.client.get_or_init(|| http_client(&self.settings)) {
             Ok(client) => client,
             Err(e) => return Err(Failure::Broken(Error::new(Retry::Never, e.clone()))),
         };
@@ -150,7 +150,12 @@ pub(crate) fn retry_for(status: u16, retry_after: Option<Duration>) -> Retry {
     }
 }
 
-fn build(settings: &Http) -> Result<reqwest::Client, String> {
+/// A client with this crate's TLS setup: ring, embedded roots, HTTP/1.1, no redirects, no repeats. For the CLI too, so
+/// that there is one place where TLS is decided.
+///
+/// # Errors
+/// A sentence that says what could not be set up.
+pub fn http_client(settings: &Http) -> Result<reqwest::Client, String> {
     // The provider is named here and not left to the process-wide default, which another crate may have set;
     // it is installed as that default too, for whoever asks for it. A second installation is no error.
     let provider = Arc::new(rustls::crypto::ring::default_provider());

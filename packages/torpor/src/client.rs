@@ -30,15 +30,8 @@ impl Client {
         if !base.starts_with("http://") && !base.starts_with("https://") {
             return Err(Error::Usage(format!("TORPOR_URL: expected http://… or https://…, got {base:?}")));
         }
-        torpor_model::install_crypto();
-        let roots = torpor_model::tls_config();
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(roots)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(ANSWER_TIMEOUT)
-            .no_proxy()
-            .build()
-            .map_err(|e| Error::Other(e.into()))?;
+        let settings = torpor_model::config::Http { connect_timeout: CONNECT_TIMEOUT, ..Default::default() };
+        let http = torpor_model::http_client(&settings).map_err(|e| Error::Other(anyhow::anyhow!(e)))?;
         Ok(Self { http, base })
     }
 
@@ -56,12 +49,16 @@ impl Client {
     }
 
     async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, Error> {
-        let mut request = self.http.request(method, format!("{}{path}", self.base));
+        let mut request = self.http.request(method, format!("{}{path}", self.base)).timeout(ANSWER_TIMEOUT);
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body.to_string());
         }
         let unreachable = |e: reqwest::Error| {
-            Error::Unavailable(format!("cannot reach {} ({}); is `torpor serve` running there?", self.base, root_cause(&e)))
+            Error::Unavailable(format!(
+                "cannot reach {} ({}); is `torpor serve` running there?",
+                self.base,
+                root_cause(&e)
+            ))
         };
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();

@@ -142,7 +142,11 @@ impl Config {
         let confinement = r
             .one_of(
                 "TORPOR_SANDBOX_LEVEL",
-                &[("full", Confinement::Full), ("reduced", Confinement::Reduced), ("unconfined", Confinement::Unconfined)],
+                &[
+                    ("full", Confinement::Full),
+                    ("reduced", Confinement::Reduced),
+                    ("unconfined", Confinement::Unconfined),
+                ],
             )
             .unwrap_or(Confinement::Full);
         let workspace_roots = read_roots(&mut r);
@@ -191,7 +195,8 @@ impl Config {
 }
 
 fn read_bind(r: &mut Reader<'_>) -> SocketAddr {
-    let ip = r.parse("TORPOR_BIND", "an IP address", |t| t.parse::<IpAddr>().ok()).unwrap_or(IpAddr::from([127, 0, 0, 1]));
+    let ip =
+        r.parse("TORPOR_BIND", "an IP address", |t| t.parse::<IpAddr>().ok()).unwrap_or(IpAddr::from([127, 0, 0, 1]));
     let port = u16::try_from(r.number("PORT", 0, 65_535)).unwrap_or(0);
     if !ip.is_loopback() && !r.flag("TORPOR_INSECURE_NO_AUTH") {
         r.problem(
@@ -216,13 +221,21 @@ fn read_sandbox(r: &mut Reader<'_>) -> SandboxKind {
 }
 
 fn read_roots(r: &mut Reader<'_>) -> Vec<PathBuf> {
-    let roots: Vec<PathBuf> =
-        r.text("TORPOR_WORKSPACE_ROOTS").unwrap_or_default().split(':').filter(|s| !s.is_empty()).map(PathBuf::from).collect();
+    let roots: Vec<PathBuf> = r
+        .text("TORPOR_WORKSPACE_ROOTS")
+        .unwrap_or_default()
+        .split(':')
+        .filter(|s| !s.is_empty())
+        .map(PathBuf::from)
+        .collect();
     let mut real = Vec::with_capacity(roots.len());
     for root in roots {
         match std::fs::canonicalize(&root) {
             Ok(p) if p.is_dir() && p != Path::new("/") => real.push(p),
-            Ok(p) => r.problem("TORPOR_WORKSPACE_ROOTS", format_args!("{} is not a directory that can be shared", p.display())),
+            Ok(p) => r.problem(
+                "TORPOR_WORKSPACE_ROOTS",
+                format_args!("{} is not a directory that can be shared", p.display()),
+            ),
             Err(e) => r.problem("TORPOR_WORKSPACE_ROOTS", format_args!("{}: {e}", root.display())),
         }
     }
@@ -237,22 +250,36 @@ fn read_data_dir(r: &mut Reader<'_>) -> PathBuf {
             PathBuf::new()
         }
         None => {
-            r.problem("TORPOR_DATA_DIR", "is not set and there is no home directory to put it in (HOME, XDG_STATE_HOME)");
+            r.problem(
+                "TORPOR_DATA_DIR",
+                "is not set and there is no home directory to put it in (HOME, XDG_STATE_HOME)",
+            );
             PathBuf::new()
         }
     }
 }
 
 fn read_models(r: &mut Reader<'_>) -> torpor_model::Config {
+    use torpor_model::Secret;
+    use torpor_model::config::CacheMarks;
+
     let given = |r: &Reader<'_>, name: &str| r.text(name).filter(|t| !t.is_empty()).map(str::to_owned);
-    let cache = r.one_of("TORPOR_MODEL_CACHE", &[("auto", None), ("on", Some(true)), ("off", Some(false))]).flatten();
-    let mut config = torpor_model::Config::default();
-    config.anthropic.api_key = given(r, "ANTHROPIC_API_KEY");
-    config.anthropic.auth_token = given(r, "ANTHROPIC_AUTH_TOKEN");
-    config.anthropic.base_url = given(r, "ANTHROPIC_BASE_URL");
-    config.anthropic.cache_marks = cache;
-    config.idle_timeout = r.seconds("TORPOR_MODEL_IDLE_SECONDS", 1, 3600);
-    config
+    let marks = [("auto", CacheMarks::Auto), ("on", CacheMarks::On), ("off", CacheMarks::Off)];
+    let cache_marks = r.one_of("TORPOR_MODEL_CACHE", &marks).unwrap_or_default();
+    let anthropic = torpor_model::config::Anthropic {
+        api_key: given(r, "ANTHROPIC_API_KEY").map(Secret::new),
+        auth_token: given(r, "ANTHROPIC_AUTH_TOKEN").map(Secret::new),
+        base_url: given(r, "ANTHROPIC_BASE_URL"),
+        cache_marks,
+        max_output_tokens: r
+            .optional_number("TORPOR_MODEL_MAX_OUTPUT_TOKENS", 1, 10_000_000)
+            .and_then(|n| u32::try_from(n).ok()),
+    };
+    let http = torpor_model::config::Http {
+        idle_timeout: r.seconds("TORPOR_MODEL_IDLE_SECONDS", 1, 3600),
+        ..torpor_model::config::Http::default()
+    };
+    torpor_model::Config { anthropic, http }
 }
 
 /// The merged configuration as people may see it: every setting, its value, where it came from; secrets masked.

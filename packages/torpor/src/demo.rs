@@ -48,10 +48,16 @@ async fn guide(args: &Arguments) -> Result<Exit, Error> {
     println!(
         "Everything happens in {}\nThe model is {}; tools, store and processes are real.",
         stage.dir().display(),
-        if real_model { "the configured one (a credential is in the environment)" } else { "scripted, its answers come from a file" }
+        if real_model {
+            "the configured one (a credential is in the environment)"
+        } else {
+            "scripted, its answers come from a file"
+        }
     );
     let server = Server::start(&stage).await?;
-    println!("Commands are confined to the demo's folder; here the weaker level `reduced` is allowed where the machine");
+    println!(
+        "Commands are confined to the demo's folder; here the weaker level `reduced` is allowed where the machine"
+    );
     println!("cannot do `full`. This machine: {}", server.sandbox().await?);
 
     review(&server, &stage).await?;

@@ -41,7 +41,9 @@ pub(crate) fn main(args: &Arguments) -> Result<Exit, Error> {
     if args.json {
         let all: Vec<_> = findings
             .iter()
-            .map(|f| json!({"check": f.name, "ok": f.mark != Mark::Bad, "note": f.mark == Mark::Note, "detail": f.text}))
+            .map(
+                |f| json!({"check": f.name, "ok": f.mark != Mark::Bad, "note": f.mark == Mark::Note, "detail": f.text}),
+            )
             .collect();
         println!("{:#}", json!({"ok": well, "checks": all}));
     } else {
@@ -84,7 +86,11 @@ async fn store(config: &Config) -> Finding {
         && let Ok(answer) = client.get("/readyz").await
     {
         let mark = if answer.status.is_success() { Mark::Good } else { Mark::Bad };
-        return finding("store", mark, format!("in use by the server at {} (readyz: {})", client.base(), answer.status));
+        return finding(
+            "store",
+            mark,
+            format!("in use by the server at {} (readyz: {})", client.base(), answer.status),
+        );
     }
     let options = torpor_store_embedded::Options::default();
     match torpor_store_embedded::Store::open(&config.data_dir, options) {
@@ -118,7 +124,8 @@ fn model(config: &Config) -> Finding {
     }
     let anthropic = &config.models.anthropic;
     if config.model.provider == "anthropic" && anthropic.api_key.is_none() && anthropic.auth_token.is_none() {
-        let text = format!("{name}: no credential; set ANTHROPIC_API_KEY, or ANTHROPIC_AUTH_TOKEN with ANTHROPIC_BASE_URL");
+        let text =
+            format!("{name}: no credential; set ANTHROPIC_API_KEY, or ANTHROPIC_AUTH_TOKEN with ANTHROPIC_BASE_URL");
         return finding("model", Mark::Bad, text);
     }
     finding("model", Mark::Good, format!("{name}: a credential is set (it was not tried)"))

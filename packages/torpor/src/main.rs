@@ -17,8 +17,8 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // The hands are this same program, started by itself: one build is enough on one machine.
-    if let Some(code) = torpor_hands::entry(std::env::args_os()) {
-        return code;
+    if std::env::args_os().nth(1).is_some_and(|first| torpor_hands::is_ours(&first)) {
+        return torpor_hands::main_entry(std::env::args_os().skip(1));
     }
     cli::main()
 }

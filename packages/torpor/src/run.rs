@@ -169,11 +169,19 @@ async fn follow(client: &Client, args: &Arguments, envelope: &Value) -> Result<E
     let accepted = client.post("/runs", envelope).await?.success()?;
     let run = accepted["runId"].as_str().unwrap_or_default().to_owned();
     if args.run_async {
-        if args.json { println!("{accepted:#}") } else { println!("{run}") }
+        if args.json {
+            println!("{accepted:#}")
+        } else {
+            println!("{run}")
+        }
         return Ok(Exit::Success);
     }
     let record = wait_for(client, &run).await?;
-    if args.json { println!("{record:#}") } else { print_outcome(&record) }
+    if args.json {
+        println!("{record:#}")
+    } else {
+        print_outcome(&record)
+    }
     let well = matches!(record["status"].as_str(), Some("done" | "solved"));
     Ok(if well { Exit::Success } else { Exit::NotWell })
 }
@@ -200,7 +208,8 @@ fn print_outcome(record: &Value) {
     match text("status") {
         "done" if record["verdict"].is_object() => {
             let v = &record["verdict"];
-            let (item, verdict) = (v["item_id"].as_str().unwrap_or_default(), v["verdict"].as_str().unwrap_or_default());
+            let (item, verdict) =
+                (v["item_id"].as_str().unwrap_or_default(), v["verdict"].as_str().unwrap_or_default());
             println!("{}  {item}: {}", ui::bold(verdict), v["reason"].as_str().unwrap_or_default());
         }
         "done" => println!("{}", text("response")),

@@ -41,10 +41,9 @@ impl Runtime {
             lease: config.worker.lease,
             result_ttl: config.result_ttl,
             clock: clock.clone(),
-            ..torpor_store_embedded::Options::default()
         };
         let store = Arc::new(Store::open(&config.data_dir, options)?);
-        let models = torpor_model::Models::new(config.models.clone()).context("model settings")?;
+        let models = torpor_model::Models::new(&config.models).context("model settings")?;
         let sandbox = sandbox(config)?;
         let deps = Deps {
             log: store.clone(),
@@ -54,10 +53,8 @@ impl Runtime {
             settings: Arc::new(config.harness.clone()),
         };
         let worker = Worker::new(deps, store.clone(), WorkerId::generate(&host_name()), config.worker);
-        let mut checks: Vec<Arc<dyn torpor_server::Check>> = vec![Arc::new(StoreCheck(store.clone()))];
-        if let Some(sandbox) = &sandbox {
-            checks.push(Arc::new(SandboxCheck(sandbox.clone())));
-        }
+        let check = |s: &Arc<_>| Arc::new(SandboxCheck(Arc::clone(s))) as Arc<dyn torpor_server::Check>;
+        let checks = sandbox.iter().map(check).collect();
         let app = torpor_server::App {
             queue: store.clone(),
             runs: store.clone(),
@@ -139,19 +136,6 @@ impl torpor_server::LocalWorker for InProcess {
 
     fn take(&self, lease: Lease) {
         self.0.take(lease);
-    }
-}
-
-struct StoreCheck(Arc<Store>);
-
-#[async_trait]
-impl torpor_server::Check for StoreCheck {
-    fn name(&self) -> &'static str {
-        "store"
-    }
-
-    async fn check(&self) -> Result<String, String> {
-        self.0.ping().await.map(|()| "embedded".to_owned()).map_err(|e| e.to_string())
     }
 }
 

@@ -60,6 +60,10 @@ pub(crate) const SETTINGS: &[Setting] = &[
     Setting::secret("ANTHROPIC_AUTH_TOKEN", "Bearer token for a gateway; replaces the key"),
     Setting::unset("ANTHROPIC_BASE_URL", "Base URL of the Anthropic API or of a gateway that speaks it"),
     Setting::new("TORPOR_MODEL_CACHE", "auto", "Prompt-cache marks: auto (off for gateways), on, off"),
+    Setting::unset(
+        "TORPOR_MODEL_MAX_OUTPUT_TOKENS",
+        "Output limit of a model call [default: what the model is known to allow]",
+    ),
     Setting::new("TORPOR_MODEL_ATTEMPTS", "5", "Requests per model call before the run fails"),
     Setting::new("TORPOR_MODEL_IDLE_SECONDS", "120", "Silence after which a model stream is cut and retried"),
     Setting::new("TORPOR_SANDBOX", "local", "Where tools run: local, none"),

@@ -46,13 +46,37 @@ fn flags_beat_environment_beats_file_beats_default() {
 #[test]
 fn what_is_wrong_is_named_with_its_source() {
     for (env, flags, want) in [
-        (("TORPOR_LEASE_MSS", "1"), None, "TORPOR_LEASE_MSS (environment): is not a setting; did you mean TORPOR_LEASE_MS?"),
-        (("TORPOR_LEASE_MS", "soon"), None, "TORPOR_LEASE_MS (environment): expected an integer from 100 to 600000, got \"soon\""),
-        (("PORT", "80"), Some(("PORT", "http")), "PORT (flag --port): expected an integer from 0 to 65535, got \"http\""),
-        (("TORPOR_MODEL", "gpt"), None, "TORPOR_MODEL (environment): expected `provider/model` or `scripted:<file>`, got \"gpt\""),
-        (("TORPOR_SANDBOX", "docker"), None, "TORPOR_SANDBOX (environment): expected one of local, none, got \"docker\""),
+        (
+            ("TORPOR_LEASE_MSS", "1"),
+            None,
+            "TORPOR_LEASE_MSS (environment): is not a setting; did you mean TORPOR_LEASE_MS?",
+        ),
+        (
+            ("TORPOR_LEASE_MS", "soon"),
+            None,
+            "TORPOR_LEASE_MS (environment): expected an integer from 100 to 600000, got \"soon\"",
+        ),
+        (
+            ("PORT", "80"),
+            Some(("PORT", "http")),
+            "PORT (flag --port): expected an integer from 0 to 65535, got \"http\"",
+        ),
+        (
+            ("TORPOR_MODEL", "gpt"),
+            None,
+            "TORPOR_MODEL (environment): expected `provider/model` or `scripted:<file>`, got \"gpt\"",
+        ),
+        (
+            ("TORPOR_SANDBOX", "docker"),
+            None,
+            "TORPOR_SANDBOX (environment): expected one of local, none, got \"docker\"",
+        ),
         (("TORPOR_DATA_DIR", "here"), None, "TORPOR_DATA_DIR (environment): expected an absolute path"),
-        (("REDIS_URL", "redis://u:secret@h"), None, "REDIS_URL (environment): this version has the embedded store only; unset it"),
+        (
+            ("REDIS_URL", "redis://u:secret@h"),
+            None,
+            "REDIS_URL (environment): this version has the embedded store only; unset it",
+        ),
     ] {
         assert_eq!(refused(&[env], flags.as_slice()), want);
     }

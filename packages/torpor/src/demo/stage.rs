@@ -134,9 +134,7 @@ if __name__ == '__main__':
 /// The scripted model: what it says, by a part of the user message.
 fn script() -> Value {
     let tools = |name: &str, input: Value| json!({"name": name, "input": input});
-    let verdict = |id: &str, verdict: &str, reason: &str| {
-        json!({"tools": [tools("submit_verdict", json!({"item_id": id, "verdict": verdict, "reason": reason}))]})
-    };
+    let verdict = |id: &str, verdict: &str, reason: &str| json!({"tools": [tools("submit_verdict", json!({"item_id": id, "verdict": verdict, "reason": reason}))]});
     let mut scripts = vec![
         json!({"when": "item_id=\"eval-1\"", "turns": [
             {"text": "I read the file and look for other uses at the same time.", "tools": [
