@@ -62,53 +62,62 @@ pub(crate) fn whole(head: &Head, content: &Content) -> String {
     .to_string()
 }
 
-/// The answer as events, each with its blank line.
+/// The answer as events, each with its blank line. Written by hand: under load this is most of the server's own work.
 pub(crate) fn stream(head: &Head, content: &Content) -> Vec<String> {
     let (input, output) = content.usage.unwrap_or((100, 10));
     let mut out = vec![event(
         "message_start",
-        json!({"message": {
-            "id": head.id(), "type": "message", "role": "assistant", "model": head.model, "content": [],
-            "stop_reason": null, "stop_sequence": null,
-            "usage": {"input_tokens": input, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0,
-                      "output_tokens": 1},
-        }}),
+        &format!(
+            r#""message":{{"id":"{}","type":"message","role":"assistant","model":{},"content":[],"stop_reason":null,"stop_sequence":null,"usage":{{"input_tokens":{input},"cache_creation_input_tokens":0,"cache_read_input_tokens":0,"output_tokens":1}}}}"#,
+            head.id(),
+            quoted(&head.model),
+        ),
     )];
     let mut index = 0;
-    let mut block = |start: Value, deltas: Vec<Value>| {
-        out.push(event("content_block_start", json!({"index": index, "content_block": start})));
-        out.extend(deltas.into_iter().map(|d| event("content_block_delta", json!({"index": index, "delta": d}))));
-        out.push(event("content_block_stop", json!({"index": index})));
+    let mut block = |start: &str, deltas: &mut dyn Iterator<Item = String>| {
+        out.push(event("content_block_start", &format!(r#""index":{index},"content_block":{{{start}}}"#)));
+        out.extend(deltas.map(|d| event("content_block_delta", &format!(r#""index":{index},"delta":{{{d}}}"#))));
+        out.push(event("content_block_stop", &format!(r#""index":{index}"#)));
         index += 1;
     };
     if content.thinking {
-        let deltas = vec![
-            json!({"type": "thinking_delta", "thinking": THINKING}),
-            json!({"type": "signature_delta", "signature": SIGNATURE}),
+        let deltas = [
+            format!(r#""type":"thinking_delta","thinking":"{THINKING}""#),
+            format!(r#""type":"signature_delta","signature":"{SIGNATURE}""#),
         ];
-        block(json!({"type": "thinking", "thinking": "", "signature": ""}), deltas);
+        block(r#""type":"thinking","thinking":"","signature":"""#, &mut deltas.into_iter());
     }
     if let Some(text) = &content.text {
         let pieces = text.as_bytes().chunks(PIECE).map(String::from_utf8_lossy);
-        block(json!({"type": "text", "text": ""}), pieces.map(|t| json!({"type": "text_delta", "text": t})).collect());
+        let mut deltas = pieces.map(|t| format!(r#""type":"text_delta","text":{}"#, quoted(&t)));
+        block(r#""type":"text","text":"""#, &mut deltas);
     }
     for (n, call) in content.calls.iter().enumerate() {
-        let start = json!({"type": "tool_use", "id": head.tool_id(n), "name": call.name, "input": {}});
-        let input = call.input.to_string();
-        block(start, vec![json!({"type": "input_json_delta", "partial_json": input})]);
+        let start =
+            format!(r#""type":"tool_use","id":"{}","name":{},"input":{{}}"#, head.tool_id(n), quoted(&call.name));
+        let input = quoted(&call.input.to_string());
+        let delta = format!(r#""type":"input_json_delta","partial_json":{input}"#);
+        block(&start, &mut std::iter::once(delta));
     }
-    let delta = json!({"stop_reason": content.stop, "stop_sequence": null});
-    out.push(event("message_delta", json!({"delta": delta, "usage": {"output_tokens": output}})));
-    out.push(event("message_stop", json!({})));
+    out.push(event(
+        "message_delta",
+        &format!(
+            r#""delta":{{"stop_reason":"{}","stop_sequence":null}},"usage":{{"output_tokens":{output}}}"#,
+            content.stop
+        ),
+    ));
+    out.push("event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n".into());
     out
 }
 
-fn event(name: &str, fields: Value) -> String {
-    let mut all = json!({"type": name});
-    if let (Value::Object(all), Value::Object(fields)) = (&mut all, fields) {
-        all.extend(fields);
-    }
-    format!("event: {name}\ndata: {all}\n\n")
+/// One event; `fields` is the inside of an object.
+fn event(name: &str, fields: &str) -> String {
+    format!("event: {name}\ndata: {{\"type\":\"{name}\",{fields}}}\n\n")
+}
+
+/// As a JSON string.
+fn quoted(text: &str) -> String {
+    Value::from(text).to_string()
 }
 
 /// An error object.
