@@ -1,0 +1,43 @@
+//! [`Session`] as the brain's seam sees it.
+//!
+//! Owns: the translation of errors and endings. Must not know: anything else.
+
+use async_trait::async_trait;
+use torpor_core::CallId;
+use torpor_core::message::ToolResult;
+use torpor_core::sandbox::{self, Identity, Sandbox};
+
+use crate::client::{Error, Session};
+use crate::message::{Code, Exit};
+
+impl From<Error> for sandbox::Error {
+    fn from(e: Error) -> Self {
+        match e {
+            Error::Fenced { mine, current } => Self::Fenced { mine, current },
+            Error::Refused(r) if matches!(r.code, Code::Invalid | Code::UnknownCall | Code::NotOpen) => {
+                Self::Refused(r.message)
+            }
+            other => Self::None(other.to_string()),
+        }
+    }
+}
+
+#[async_trait]
+impl Sandbox for Session {
+    fn identity(&self) -> &Identity {
+        Self::identity(self)
+    }
+
+    async fn call(&self, call: sandbox::Call) -> Result<sandbox::Ended, sandbox::Error> {
+        let ended = Self::call(self, call.id, call.incarnation, call.tool, call.input).await?;
+        Ok(match (ended.exit, ended.result) {
+            (Exit::Lost(why), _) => sandbox::Ended::Lost(why),
+            (_, Some(result)) => sandbox::Ended::Finished(result),
+            (exit, None) => sandbox::Ended::Finished(ToolResult::error(format!("no result ({exit:?})"))),
+        })
+    }
+
+    async fn cancel(&self, id: &CallId) -> Result<(), sandbox::Error> {
+        Ok(Self::cancel(self, id.clone()).await?)
+    }
+}

@@ -1,0 +1,81 @@
+//! Landlock: which files, sockets and processes can be reached.
+//!
+//! Owns: the rules of each level. Must not know: namespaces.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope, make_bitflags, path_beneath_rules,
+};
+
+use super::root::{DEVICES, ETC, ETC_NETWORK, SYSTEM};
+use crate::domain::protocol::Setup;
+use crate::level::Level;
+
+/// The rules are written for this version; `reduced` insists on all of it.
+const VERSION: ABI = ABI::V6;
+
+/// Confines this process and all that it starts from now on.
+pub(super) fn restrict(setup: &Setup) -> io::Result<()> {
+    let status = apply(setup).map_err(|e| io::Error::other(format!("{e} (reduced needs Linux 6.12 or later)")))?;
+    if status == RulesetStatus::NotEnforced {
+        return Err(io::Error::other("the kernel has no Landlock, or it is not switched on (boot option `lsm=`)"));
+    }
+    Ok(())
+}
+
+fn apply(setup: &Setup) -> Result<RulesetStatus, landlock::RulesetError> {
+    let reduced = setup.level == Level::Reduced;
+    let needed = if reduced { CompatLevel::HardRequirement } else { CompatLevel::BestEffort };
+    let mut rules = Ruleset::default()
+        .set_compatibility(needed)
+        .handle_access(AccessFs::from_all(VERSION))?
+        .scope(Scope::from_all(VERSION))?;
+    if reduced && !setup.network {
+        rules = rules.handle_access(AccessNet::from_all(VERSION))?;
+    }
+    let rules = rules.create()?;
+    let rules = if reduced { real_paths(rules, setup)? } else { own_root(rules, setup)? };
+    Ok(rules.restrict_self()?.ruleset)
+}
+
+/// In a root of their own everything can be read; the mounts decide what there is.
+fn own_root(rules: RulesetCreated, setup: &Setup) -> Result<RulesetCreated, landlock::RulesetError> {
+    let inside = setup.inside();
+    let shm = PathBuf::from("/dev/shm");
+    let rules = rules
+        .add_rules(path_beneath_rules(["/"], AccessFs::from_read(VERSION)))?
+        .add_rules(path_beneath_rules([&inside.workspace, &inside.tmp, &inside.home, &shm], writable()))?;
+    devices(rules, &["ptmx", "pts"])
+}
+
+/// On the real paths everything is named.
+fn real_paths(rules: RulesetCreated, setup: &Setup) -> Result<RulesetCreated, landlock::RulesetError> {
+    let etc = ETC.iter().chain(if setup.network { ETC_NETWORK } else { &[] }).map(|n| Path::new("/etc").join(n));
+    let users = ["passwd", "group"].iter().map(|n| Path::new("/etc").join(n));
+    let readable = SYSTEM.iter().map(PathBuf::from).chain(etc).chain(users).chain(setup.readable.iter().cloned());
+    let readable = readable.chain([PathBuf::from("/proc"), setup.outputs.clone()]);
+    let rules = rules
+        .add_rules(path_beneath_rules(readable, AccessFs::from_read(VERSION)))?
+        .add_rules(path_beneath_rules([&setup.workspace, &setup.tmp, &setup.home], writable()))?;
+    devices(rules, &[])
+}
+
+/// Everything but making devices and controlling them.
+fn writable() -> landlock::BitFlags<AccessFs> {
+    AccessFs::from_all(VERSION) & !make_bitflags!(AccessFs::{MakeChar | MakeBlock | IoctlDev})
+}
+
+fn devices(mut rules: RulesetCreated, more: &[&str]) -> Result<RulesetCreated, landlock::RulesetError> {
+    for name in DEVICES.iter().chain(more) {
+        let Ok(fd) = PathFd::new(Path::new("/dev").join(name)) else { continue };
+        let mut access = make_bitflags!(AccessFs::{ReadFile | WriteFile | IoctlDev | Truncate});
+        if *name == "pts" {
+            access |= AccessFs::ReadDir;
+        }
+        rules = rules.add_rule(PathBeneath::new(fd, access))?;
+    }
+    Ok(rules)
+}

@@ -1,0 +1,389 @@
+//! One session: its fence, its journal, its calls, its domain.
+//!
+//! Owns: the promise that a call id runs at most once. Everything that decides about a call happens under one lock, and
+//! whatever it decides is in the journal before anybody acts on it. Must not know: connections, or how a call runs.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex as Plain, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use torpor_core::Epoch;
+use torpor_exec_channel::message::{Call as Request, Code, Ended, Exit, Extent, Opened, Refused, State};
+
+use super::bash::Input;
+use super::call::{self, Call};
+use super::make_folders;
+use super::sessions::Shared;
+use crate::domain::Domain;
+use crate::domain::protocol::Setup;
+use crate::journal::{Journal, Known, Past, Record};
+use crate::output::Output;
+
+/// A domain without calls and without processes stays this long.
+const IDLE_DOMAIN: Duration = Duration::from_secs(60);
+/// One in which background processes run stays this long after the last call.
+const IDLE_BUSY_DOMAIN: Duration = Duration::from_secs(600);
+/// Bytes of stored output that a session may have; the oldest goes first.
+const MAX_OUTPUTS: u64 = 1024 * 1024 * 1024;
+
+/// What a request attaches to.
+pub(super) enum Attached {
+    /// A call that runs.
+    Live(Arc<Call>),
+    /// One that is over. (A live one may end at any time; it then knows its own end.)
+    Over(Box<Ended>),
+}
+
+struct Inner {
+    journal: Journal,
+    opened: Option<Option<PathBuf>>, // a workspace of its own, or that one
+    fence: Epoch,
+    past: HashMap<u64, Known>,
+    live: HashMap<u64, Arc<Call>>,
+    domain: Option<Arc<Domain>>,
+}
+
+/// See the module's page.
+pub(super) struct Session {
+    pub(super) shared: Arc<Shared>,
+    dir: PathBuf,
+    inner: Mutex<Inner>,
+    used: Plain<Instant>,
+    running: Arc<AtomicUsize>,
+}
+
+fn refuse(code: Code, message: impl Into<String>) -> Refused {
+    Refused { code, message: message.into(), current: None }
+}
+
+fn failed(what: &str) -> impl Fn(io::Error) -> Refused + '_ {
+    move |e| refuse(Code::Failed, format!("the hands could not {what}: {e}"))
+}
+
+impl Session {
+    /// Reads the session from disk; one that is not there is new.
+    pub(super) async fn load(
+        digest: &str,
+        shared: Arc<Shared>,
+        running: Arc<AtomicUsize>,
+    ) -> Result<Arc<Self>, Refused> {
+        let dir = shared.settings.state.join("sessions").join(digest);
+        let path = dir.join("journal");
+        let loaded = tokio::task::spawn_blocking(move || {
+            if let Some(dir) = path.parent() {
+                fs::create_dir_all(dir)?;
+            }
+            Journal::load(&path)
+        });
+        let loaded = loaded.await.map_err(io::Error::other).and_then(|r| r);
+        let (journal, past) = loaded.map_err(failed("read the session's journal"))?;
+        let Past { opened, fence, calls } = past;
+        let opened = opened.map(|w| w.map(PathBuf::from));
+        let inner = Inner { journal, opened, fence, past: calls, live: HashMap::new(), domain: None };
+        let used = Plain::new(Instant::now());
+        Ok(Arc::new(Self { shared, dir, inner: Mutex::new(inner), used, running }))
+    }
+
+    /// Binds the session to its workspace, and raises the fence.
+    pub(super) async fn open(&self, epoch: Epoch, workspace: Option<&str>) -> Result<Opened, Refused> {
+        let mut inner = self.lock().await;
+        self.raise(&mut inner, epoch).await?;
+        let wanted = workspace.map(|w| self.allowed(w)).transpose()?;
+        match &inner.opened {
+            Some(bound) if *bound == wanted => {}
+            Some(bound) => {
+                let name =
+                    |w: &Option<PathBuf>| w.as_ref().map_or("one of its own".into(), |p| p.display().to_string());
+                let (bound, wanted) = (name(bound), name(&wanted));
+                return Err(refuse(Code::Invalid, format!("the session's workspace is {bound}, not {wanted}")));
+            }
+            None => {
+                let workspace = wanted.as_ref().map(|w| w.display().to_string());
+                inner.journal.append(&Record::Opened { workspace }).await.map_err(failed("write the journal"))?;
+                inner.opened = Some(wanted);
+            }
+        }
+        let setup = self.setup(&inner)?;
+        make_folders(&setup).map_err(failed("make the session's folders"))?;
+        Ok(Opened { workdir: setup.inside().workspace.display().to_string() })
+    }
+
+    /// Attaches to the call, or starts it if it is to be started here and was not. Must be driven to its end: a caller
+    /// that may be dropped runs it as a task.
+    pub(super) async fn call(self: &Arc<Self>, request: Request, input: Option<Input>) -> Result<Attached, Refused> {
+        let mut inner = self.lock().await;
+        self.raise(&mut inner, request.epoch).await?;
+        let position = request.id.position.0;
+        if let Some(found) = self.find(&inner, position)? {
+            return Ok(found);
+        }
+        let ours = &self.shared.incarnation;
+        if request.incarnation != *ours && call::has_effects(&request.tool) {
+            let then = &request.incarnation;
+            let why = format!("the hands that were asked ({then}) are gone; those here ({ours}) do not know the call");
+            return Ok(Attached::Over(Box::new(lost(why))));
+        }
+        if inner.opened.is_none() {
+            return Err(refuse(Code::NotOpen, format!("session {} was not opened here", request.id.session)));
+        }
+        if call::has_effects(&request.tool) {
+            let accepted = Record::Accepted {
+                position,
+                epoch: request.epoch,
+                incarnation: ours.clone(),
+                tool: request.tool.clone(),
+            };
+            inner.journal.append(&accepted).await.map_err(failed("write the journal"))?;
+            inner.past.insert(position, Known::Open { incarnation: ours.clone() });
+        }
+        let call = Arc::new(Call::new(request, input));
+        inner.live.insert(position, call.clone());
+        drop(inner);
+        self.running.fetch_add(1, Ordering::Relaxed);
+        let (session, running) = (self.clone(), call.clone());
+        tokio::spawn(async move {
+            call::run(&session, &running).await;
+            session.running.fetch_sub(1, Ordering::Relaxed);
+        });
+        Ok(Attached::Live(call))
+    }
+
+    /// Attaches to a call, never starts it.
+    pub(super) async fn attach(&self, epoch: Epoch, position: u64) -> Result<Attached, Refused> {
+        let mut inner = self.lock().await;
+        self.raise(&mut inner, epoch).await?;
+        let found = self.find(&inner, position)?;
+        found.ok_or_else(|| refuse(Code::UnknownCall, format!("call {position} is not known here")))
+    }
+
+    /// What is known of a call.
+    pub(super) async fn status(&self, epoch: Epoch, position: u64) -> Result<State, Refused> {
+        let mut inner = self.lock().await;
+        self.raise(&mut inner, epoch).await?;
+        if inner.live.contains_key(&position) {
+            return Ok(State::Running);
+        }
+        Ok(match inner.past.get(&position) {
+            None => State::Unknown,
+            Some(Known::Ended(_)) => State::Ended,
+            Some(Known::Open { .. }) => State::Lost,
+        })
+    }
+
+    /// Ends a call and waits until nothing of it runs.
+    pub(super) async fn cancel(&self, epoch: Epoch, position: u64) -> Result<(), Refused> {
+        let mut inner = self.lock().await;
+        self.raise(&mut inner, epoch).await?;
+        let live = inner.live.get(&position).cloned();
+        drop(inner);
+        if let Some(call) = live {
+            call.cancel();
+            call.wait().await;
+        }
+        Ok(())
+    }
+
+    async fn lock(&self) -> tokio::sync::MutexGuard<'_, Inner> {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.inner.lock().await
+    }
+
+    /// Refuses an epoch below the fence; puts the fence at a higher one, on disk first.
+    async fn raise(&self, inner: &mut Inner, epoch: Epoch) -> Result<(), Refused> {
+        let current = inner.fence;
+        if epoch < current {
+            let message = format!("epoch {epoch} is fenced: the session has a newer owner (epoch {current})");
+            return Err(Refused { code: Code::Fenced, message, current: Some(current) });
+        }
+        if epoch > current {
+            inner.journal.append(&Record::Fence { epoch }).await.map_err(failed("write the journal"))?;
+            inner.fence = epoch;
+        }
+        Ok(())
+    }
+
+    fn find(&self, inner: &Inner, position: u64) -> Result<Option<Attached>, Refused> {
+        if let Some(call) = inner.live.get(&position) {
+            return Ok(Some(Attached::Live(call.clone())));
+        }
+        Ok(match inner.past.get(&position) {
+            None => None,
+            Some(Known::Ended(place)) => {
+                let ended = inner.journal.ended(*place).map_err(failed("read the journal"))?;
+                Some(Attached::Over(Box::new(ended)))
+            }
+            Some(Known::Open { incarnation }) => {
+                let why = format!("the hands ended while the call was running (they were {incarnation})");
+                Some(Attached::Over(Box::new(lost(why))))
+            }
+        })
+    }
+
+    /// Writes the end of a call down and tells everybody who waits.
+    pub(super) async fn finish(&self, call: &Call, ended: Ended) {
+        let position = call.position();
+        let mut inner = self.lock().await;
+        if call::has_effects(call.tool()) {
+            match inner.journal.append(&Record::Ended { position, ended: ended.clone() }).await {
+                Ok(place) => {
+                    inner.past.insert(position, Known::Ended(place));
+                }
+                // Its end is told to those who wait now, and later ones learn that it is not known: never a second run.
+                Err(e) => eprintln!("torpor-hands: journal: the end of call {position}: {e}"),
+            }
+        }
+        inner.live.remove(&position);
+        drop(inner);
+        call.finish(ended);
+    }
+
+    /// The session's domain; starts one if there is none.
+    pub(super) async fn domain(&self) -> Result<Arc<Domain>, String> {
+        let mut inner = self.lock().await;
+        if let Some(domain) = inner.domain.as_ref().filter(|d| !d.is_dead()) {
+            return Ok(domain.clone());
+        }
+        let setup = self.setup(&inner).map_err(|r| r.message)?;
+        make_folders(&setup).map_err(|e| format!("the session's folders could not be made: {e}"))?;
+        let domain = Arc::new(Domain::start(setup).await?);
+        inner.domain = Some(domain.clone());
+        Ok(domain)
+    }
+
+    /// Gives up a domain in which something could not be killed: with it everything inside goes.
+    pub(super) async fn drop_domain(&self, domain: &Arc<Domain>) {
+        let mut inner = self.lock().await;
+        if inner.domain.as_ref().is_some_and(|d| Arc::ptr_eq(d, domain)) {
+            inner.domain = None;
+        }
+    }
+
+    fn setup(&self, inner: &Inner) -> Result<Setup, Refused> {
+        let own = self.dir.join("leaf");
+        let workspace = match &inner.opened {
+            Some(Some(given)) => self.allowed(&given.display().to_string())?,
+            _ => own.join("workspace"),
+        };
+        let settings = &self.shared.settings;
+        Ok(Setup {
+            level: self.shared.level,
+            staging: settings.state.join("root"),
+            workspace,
+            tmp: own.join("tmp"),
+            home: own.join("home"),
+            outputs: self.dir.join("outputs"),
+            network: settings.network,
+            readable: settings.readable.clone(),
+            path: settings.path.clone(),
+        })
+    }
+
+    /// A workspace that was named must exist and lie below an allowed root, links resolved.
+    fn allowed(&self, workspace: &str) -> Result<PathBuf, Refused> {
+        let settings = &self.shared.settings;
+        let path = Path::new(workspace);
+        if !path.is_absolute() {
+            return Err(refuse(Code::Invalid, format!("workspace `{workspace}` must be an absolute path")));
+        }
+        let real =
+            fs::canonicalize(path).map_err(|e| refuse(Code::Invalid, format!("workspace `{workspace}`: {e}")))?;
+        let below = |root: &PathBuf| fs::canonicalize(root).is_ok_and(|root| real.starts_with(root));
+        if !real.is_dir() || !settings.roots.iter().any(below) || real.to_str().is_none() {
+            return Err(refuse(Code::Invalid, format!("workspace `{workspace}` is no folder below an allowed root")));
+        }
+        if settings.state.starts_with(&real) || real.starts_with(&settings.state) {
+            return Err(refuse(Code::Invalid, format!("workspace `{workspace}` overlaps the hands' own folder")));
+        }
+        Ok(real)
+    }
+
+    /// Files of a call's output: text, segments.
+    pub(super) fn output_paths(&self, position: u64) -> (PathBuf, PathBuf) {
+        let position = position.to_string();
+        (self.dir.join("outputs").join(&position).join("output"), self.dir.join("segments").join(position))
+    }
+
+    /// Where a command finds the output of a call.
+    pub(super) fn output_inside(&self, position: u64) -> String {
+        match self.shared.level {
+            crate::Level::Full => format!("/outputs/{position}/output"),
+            _ => self.output_paths(position).0.display().to_string(),
+        }
+    }
+
+    /// Fresh output files for a call. Blocking. Makes room first: the oldest outputs beyond the bound go.
+    pub(super) fn create_output(&self, position: u64) -> io::Result<Output> {
+        let (output, segments) = self.output_paths(position);
+        if let Some(dir) = segments.parent() {
+            fs::create_dir_all(dir)?;
+        }
+        sweep_outputs(&self.dir.join("outputs"), position);
+        Output::create(&output, segments)
+    }
+
+    /// How long nobody has asked for anything.
+    pub(super) fn rested(&self) -> Duration {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    /// Ends calls that nobody waits for, and a domain that is not used.
+    pub(super) async fn sweep(&self) {
+        let Ok(mut inner) = self.inner.try_lock() else { return }; // somebody is using it
+        let orphan = self.shared.settings.orphan;
+        inner.live.values().filter(|c| c.unwatched() >= orphan).for_each(|c| c.cancel());
+        let rested = self.rested();
+        if !inner.live.is_empty() || rested < IDLE_DOMAIN {
+            return;
+        }
+        let Some(domain) = inner.domain.clone() else { return };
+        if rested >= IDLE_BUSY_DOMAIN || domain.processes().await.unwrap_or(0) == 0 {
+            inner.domain = None;
+        }
+    }
+
+    /// Tells every call to end.
+    pub(super) fn cancel_all(&self) {
+        if let Ok(inner) = self.inner.try_lock() {
+            inner.live.values().for_each(|c| c.cancel());
+        }
+    }
+
+    /// Waits for the end of all calls, then ends the domain.
+    pub(super) async fn end(&self) {
+        let live: Vec<_> = self.lock().await.live.values().cloned().collect();
+        for call in live {
+            call.cancel();
+            call.wait().await;
+        }
+        self.lock().await.domain = None;
+    }
+}
+
+fn lost(why: String) -> Ended {
+    Ended { exit: Exit::Lost(why), result: None, output: Extent::default() }
+}
+
+/// Removes the oldest outputs until the rest is within the bound. `except` is about to be written.
+fn sweep_outputs(outputs: &Path, except: u64) {
+    let mut found: Vec<(u64, u64)> = Vec::new();
+    for entry in fs::read_dir(outputs).into_iter().flatten().flatten() {
+        let position = entry.file_name().to_str().and_then(|n| n.parse().ok());
+        let size = fs::metadata(entry.path().join("output")).map_or(0, |m| m.len());
+        found.extend(position.filter(|p| *p != except).map(|p| (p, size)));
+    }
+    let mut total: u64 = found.iter().map(|(_, size)| size).sum();
+    found.sort_unstable();
+    for (position, size) in found {
+        if total <= MAX_OUTPUTS {
+            return;
+        }
+        let _ = fs::remove_dir_all(outputs.join(position.to_string()));
+        total -= size;
+    }
+}

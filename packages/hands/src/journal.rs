@@ -1,0 +1,274 @@
+//! The journal of one session: what was accepted, how it ended, and the fence.
+//!
+//! Owns: the file format (one record a line, `<8 hex digits of SHA-256> <JSON>`), loading, and the order of writes.
+//! Must not know: what a call does.
+//!
+//! A record is synced before its append returns. Since every append syncs, only the last record can be torn: loading
+//! drops a broken end and refuses a file that is broken in the middle.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use torpor_core::Epoch;
+use torpor_exec_channel::message::Ended;
+
+/// Largest journal that is loaded, in bytes.
+const MAX_BYTES: u64 = 1024 * 1024 * 1024;
+/// Bytes of a line before its JSON.
+const SUM: usize = 9;
+
+/// One record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Record {
+    /// The session was bound to a workspace (`None`: one of its own).
+    Opened {
+        /// As the caller named it.
+        workspace: Option<String>,
+    },
+    /// Lower epochs are refused from now on.
+    Fence {
+        /// The highest epoch seen.
+        epoch: Epoch,
+    },
+    /// A call is about to have effects.
+    Accepted {
+        /// Its position.
+        position: u64,
+        /// Who asked.
+        epoch: Epoch,
+        /// Which start of the hands runs it.
+        incarnation: String,
+        /// Tool name.
+        tool: String,
+    },
+    /// A call is over.
+    Ended {
+        /// Its position.
+        position: u64,
+        /// How.
+        ended: Ended,
+    },
+}
+
+/// Where the JSON of a record stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    at: u64,
+    len: usize,
+}
+
+/// What the journal knows of a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// Accepted, and no end was written.
+    Open {
+        /// By this start of the hands.
+        incarnation: String,
+    },
+    /// Over; the record stands there.
+    Ended(Place),
+}
+
+/// What a journal says when it is loaded.
+#[derive(Debug, Default)]
+pub(crate) struct Past {
+    /// The workspace, if the session was ever opened.
+    pub(crate) opened: Option<Option<String>>,
+    /// The fence.
+    pub(crate) fence: Epoch,
+    /// Calls by position.
+    pub(crate) calls: HashMap<u64, Known>,
+}
+
+/// An open journal.
+#[derive(Debug, Clone)]
+pub(crate) struct Journal {
+    file: Arc<File>,
+    len: u64,
+}
+
+impl Journal {
+    /// Opens or creates the journal at `path`. Blocking.
+    ///
+    /// # Errors
+    /// What the file system reports; `InvalidData` for a file that is broken before its end.
+    pub(crate) fn load(path: &Path) -> io::Result<(Self, Past)> {
+        let fresh = !path.try_exists()?;
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        if fresh {
+            file.sync_all()?;
+            if let Some(dir) = path.parent() {
+                File::open(dir)?.sync_all()?;
+            }
+        }
+        let size = file.metadata()?.len();
+        if size > MAX_BYTES {
+            return Err(invalid(format!("{} has {size} bytes, at most {MAX_BYTES} are read", path.display())));
+        }
+        let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+        file.read_exact_at(&mut bytes, 0)?;
+        let (past, len) = replay(&bytes).map_err(|at| invalid(format!("{} is broken at byte {at}", path.display())))?;
+        if len < size {
+            file.set_len(len)?;
+            file.sync_all()?;
+        }
+        Ok((Self { file: Arc::new(file), len }, past))
+    }
+
+    /// Appends a record and syncs it. When this fails, nothing was appended: the next append takes its place.
+    ///
+    /// Not cancellation safe by itself: the caller holds the session's lock and drives it to its end.
+    ///
+    /// # Errors
+    /// What the file system reports.
+    pub(crate) async fn append(&mut self, record: &Record) -> io::Result<Place> {
+        let line = encode(record)?;
+        let place = Place { at: self.len + SUM as u64, len: line.len() - SUM - 1 };
+        let (file, at, written) = (self.file.clone(), self.len, line.len() as u64);
+        let done = tokio::task::spawn_blocking(move || {
+            let done = file.write_all_at(&line, at).and_then(|()| file.sync_data());
+            if done.is_err() {
+                let _ = file.set_len(at);
+            }
+            done
+        });
+        done.await.map_err(io::Error::other)??;
+        self.len += written;
+        Ok(place)
+    }
+
+    /// Reads an `Ended` record back. Blocking, one page from the cache as a rule.
+    ///
+    /// # Errors
+    /// What the file system reports; `InvalidData` if something else stands there.
+    pub(crate) fn ended(&self, place: Place) -> io::Result<Ended> {
+        let mut bytes = vec![0; place.len];
+        self.file.read_exact_at(&mut bytes, place.at)?;
+        match serde_json::from_slice(&bytes)? {
+            Record::Ended { ended, .. } => Ok(ended),
+            other => Err(invalid(format!("expected an end in the journal, found {other:?}"))),
+        }
+    }
+}
+
+fn invalid(text: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+fn checksum(json: &[u8]) -> String {
+    torpor_core::id::hex(&Sha256::digest(json)[..4])
+}
+
+fn encode(record: &Record) -> io::Result<Vec<u8>> {
+    let json = serde_json::to_vec(record)?;
+    let mut line = checksum(&json).into_bytes();
+    line.push(b' ');
+    line.extend_from_slice(&json);
+    line.push(b'\n');
+    Ok(line)
+}
+
+fn decode(line: &[u8]) -> Option<Record> {
+    let (sum, json) = line.split_at_checked(SUM)?;
+    if sum[SUM - 1] != b' ' || sum[..SUM - 1] != *checksum(json).as_bytes() {
+        return None;
+    }
+    serde_json::from_slice(json).ok()
+}
+
+/// What the records say and where the good part ends; the offset of the damage if good records follow it.
+fn replay(bytes: &[u8]) -> Result<(Past, u64), usize> {
+    let (mut past, mut at) = (Past::default(), 0);
+    while let Some(n) = bytes[at..].iter().position(|b| *b == b'\n') {
+        let Some(record) = decode(&bytes[at..at + n]) else { break };
+        let place = Place { at: (at + SUM) as u64, len: n - SUM };
+        match record {
+            Record::Opened { workspace } => past.opened = Some(workspace),
+            Record::Fence { epoch } => past.fence = past.fence.max(epoch),
+            Record::Accepted { position, incarnation, .. } => {
+                past.calls.insert(position, Known::Open { incarnation });
+            }
+            Record::Ended { position, .. } => {
+                past.calls.insert(position, Known::Ended(place));
+            }
+        }
+        at += n + 1;
+    }
+    let damaged = &bytes[at..];
+    if damaged.split(|b| *b == b'\n').skip(1).any(|line| decode(line).is_some()) {
+        return Err(at);
+    }
+    Ok((past, at as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use torpor_core::message::ToolResult;
+    use torpor_exec_channel::message::{Exit, Extent};
+
+    use super::*;
+
+    fn records() -> Vec<Record> {
+        let ended = Ended {
+            exit: Exit::Code(0),
+            result: Some(ToolResult::text("line\nline ünïcode")),
+            output: Extent { total: 3, head: 3, tail: 0 },
+        };
+        vec![
+            Record::Opened { workspace: None },
+            Record::Fence { epoch: Epoch(3) },
+            Record::Accepted { position: 7, epoch: Epoch(3), incarnation: "i".into(), tool: "bash".into() },
+            Record::Ended { position: 7, ended },
+            Record::Accepted { position: 9, epoch: Epoch(3), incarnation: "i".into(), tool: "bash".into() },
+        ]
+    }
+
+    fn file() -> Vec<u8> {
+        records().iter().flat_map(|r| encode(r).unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn what_was_appended_is_there_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let (mut journal, past) = Journal::load(&path).unwrap();
+        assert!(past.opened.is_none() && past.calls.is_empty());
+        for r in records() {
+            journal.append(&r).await.unwrap();
+        }
+        let (again, past) = Journal::load(&path).unwrap();
+        assert_eq!((past.opened, past.fence), (Some(None), Epoch(3)));
+        assert_eq!(past.calls[&9], Known::Open { incarnation: "i".into() });
+        let Known::Ended(place) = past.calls[&7] else { panic!("7 has ended") };
+        assert_eq!(again.ended(place).unwrap().exit, Exit::Code(0));
+    }
+
+    proptest! {
+        #[test]
+        fn a_torn_end_costs_the_torn_record_only(cut in 0usize..2000, garbage in prop::collection::vec(any::<u8>(), 0..40)) {
+            let whole = file();
+            let cut = cut.min(whole.len());
+            let kept = whole[..cut].iter().filter(|b| **b == b'\n').count();
+            let good: usize = records()[..kept].iter().map(|r| encode(r).unwrap().len()).sum();
+            let torn = [&whole[..cut], &garbage].concat();
+            // Garbage may complete a line, never make it valid.
+            let (_, len) = replay(&torn).unwrap();
+            prop_assert_eq!(len, good as u64);
+        }
+    }
+
+    #[test]
+    fn damage_in_the_middle_is_refused() {
+        let mut bytes = file();
+        bytes[20] ^= 1;
+        assert_eq!(replay(&bytes).unwrap_err(), 0);
+    }
+}

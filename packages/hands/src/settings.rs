@@ -1,0 +1,146 @@
+//! What the daemon is told at its start.
+//!
+//! Owns: the settings and their form as command line arguments. Must not know: where their values come from.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::level::Level;
+
+/// How long a command may go on without a brain that waits for it, unless told otherwise.
+pub const DEFAULT_ORPHAN: Duration = Duration::from_secs(600);
+/// Search path of commands, unless told otherwise.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Settings of a daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Folder of socket, journal and workspaces. Created with mode 0700.
+    pub state: PathBuf,
+    /// The least confinement that will do. The best one that works is used.
+    pub allow: Level,
+    /// Whether commands may use the network.
+    pub network: bool,
+    /// How long a command may go on without a brain, and how long an idle daemon stays.
+    pub orphan: Duration,
+    /// Whether the daemon ends once it was idle for `orphan`.
+    pub exit_when_idle: bool,
+    /// Folders below which a session may name a workspace of its own.
+    pub roots: Vec<PathBuf>,
+    /// Further folders and files that commands may read and execute.
+    pub readable: Vec<PathBuf>,
+    /// Search path of commands.
+    pub path: String,
+}
+
+impl Settings {
+    /// The defaults, for a state folder.
+    #[must_use]
+    pub fn new(state: PathBuf) -> Self {
+        Self {
+            state,
+            allow: Level::Full,
+            network: false,
+            orphan: DEFAULT_ORPHAN,
+            exit_when_idle: false,
+            roots: Vec::new(),
+            readable: Vec::new(),
+            path: DEFAULT_PATH.to_owned(),
+        }
+    }
+
+    /// The arguments that [`Self::parse`] reads back.
+    #[must_use]
+    pub fn to_args(&self) -> Vec<OsString> {
+        let mut args: Vec<OsString> = vec!["--state".into(), self.state.clone().into()];
+        let mut pair = |flag: &str, value: OsString| args.extend([flag.into(), value]);
+        pair("--allow", self.allow.as_str().into());
+        pair("--orphan-ms", self.orphan.as_millis().to_string().into());
+        pair("--path", self.path.clone().into());
+        self.roots.iter().for_each(|r| pair("--root", r.clone().into()));
+        self.readable.iter().for_each(|r| pair("--readable", r.clone().into()));
+        if self.network {
+            args.push("--network".into());
+        }
+        if self.exit_when_idle {
+            args.push("--exit-when-idle".into());
+        }
+        args
+    }
+
+    /// Reads arguments.
+    ///
+    /// # Errors
+    /// A text that names the argument and what was expected.
+    pub fn parse(args: &[OsString]) -> Result<Self, String> {
+        let mut out = Self::new(PathBuf::new());
+        let mut rest = args.iter();
+        while let Some(flag) = rest.next() {
+            let name = flag.to_string_lossy().into_owned();
+            let mut value = || rest.next().cloned().ok_or_else(|| format!("{name} needs a value"));
+            match name.as_str() {
+                "--state" => out.state = value()?.into(),
+                "--allow" => out.allow = text(value()?)?.parse()?,
+                "--orphan-ms" => {
+                    let given = text(value()?)?;
+                    let ms = given.parse().map_err(|_| format!("--orphan-ms: `{given}` is no number"))?;
+                    out.orphan = Duration::from_millis(ms);
+                }
+                "--path" => out.path = text(value()?)?,
+                "--root" => out.roots.push(value()?.into()),
+                "--readable" => out.readable.push(value()?.into()),
+                "--network" => out.network = true,
+                "--exit-when-idle" => out.exit_when_idle = true,
+                _ => return Err(format!("unknown argument `{name}`")),
+            }
+        }
+        for (flag, path) in std::iter::once(("--state", &out.state))
+            .chain(out.roots.iter().map(|r| ("--root", r)))
+            .chain(out.readable.iter().map(|r| ("--readable", r)))
+        {
+            if !path.is_absolute() {
+                return Err(format!("{flag} must be an absolute path, got `{}`", path.display()));
+            }
+        }
+        Ok(out)
+    }
+}
+
+fn text(value: OsString) -> Result<String, String> {
+    value.into_string().map_err(|v| format!("`{}` is not UTF-8", v.to_string_lossy()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_survive_the_command_line() {
+        let s = Settings {
+            allow: Level::Reduced,
+            network: true,
+            orphan: Duration::from_millis(1500),
+            exit_when_idle: true,
+            roots: vec!["/a b".into(), "/c".into()],
+            readable: vec!["/opt".into()],
+            path: "/bin".into(),
+            ..Settings::new("/state".into())
+        };
+        assert_eq!(Settings::parse(&s.to_args()), Ok(s));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (args, want) in [
+            (vec!["--nope"], "unknown argument `--nope`"),
+            (vec!["--state"], "--state needs a value"),
+            (vec!["--state", "rel"], "--state must be an absolute path, got `rel`"),
+            (vec!["--allow", "x"], "level `x` is unknown; expected `full`, `reduced` or `unconfined`"),
+            (vec!["--orphan-ms", "-1"], "--orphan-ms: `-1` is no number"),
+        ] {
+            let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+            assert_eq!(Settings::parse(&args), Err(want.to_owned()));
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! A daemon of the test's own, and brains that attach to it.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use torpor_core::{CallId, Epoch, Position};
+use torpor_exec_channel::message::{Ended, Exit, Open};
+use torpor_exec_channel::{Client, Dial, Error, Options, Session, Source, Stream};
+use torpor_hands::{Level, Settings, socket};
+
+pub(crate) const SESSION: &str = "0123456789abcdef0123456789abcdef";
+
+/// A daemon in a folder that goes with it.
+pub(crate) struct Daemon {
+    pub(crate) dir: tempfile::TempDir,
+    child: Child,
+    settings: Settings,
+}
+
+impl Daemon {
+    pub(crate) fn start() -> Self {
+        Self::with(|s| s.allow = Level::Full).expect("level `full` does not work here")
+    }
+
+    /// `None`, with the reason printed, where the kernel cannot do what is asked for.
+    pub(crate) fn with(change: impl FnOnce(&mut Settings)) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut settings = Settings::new(dir.path().join("state"));
+        change(&mut settings);
+        let (child, line) = spawn(&settings);
+        if line != "ready" {
+            eprintln!("SKIPPED: {line}");
+            assert!(line.contains("cannot be confined"), "{line}");
+            return None;
+        }
+        Some(Self { dir, child, settings })
+    }
+
+    pub(crate) fn state(&self) -> &Path {
+        &self.settings.state
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `kill -9` and a fresh start on the same folder.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        let (child, line) = spawn(&self.settings);
+        assert_eq!(line, "ready");
+        self.child = child;
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// A brain's connection.
+    pub(crate) fn client(&self) -> Source {
+        let options = Options { program: "test".into(), name: "test".into(), patience: Duration::from_secs(5) };
+        Client::new(Socket(self.settings.state.clone()), options)
+    }
+
+    pub(crate) async fn open(&self, epoch: u64) -> Session {
+        open(&self.client(), SESSION, epoch).await.unwrap()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(settings: &Settings) -> (Child, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_torpor-hands"))
+        .arg("daemon")
+        .args(settings.to_args())
+        .env("SECRET_OF_THE_DAEMON", "do-not-leak")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    (child, line.trim().to_owned())
+}
+
+struct Socket(PathBuf);
+
+#[async_trait]
+impl Dial for Socket {
+    async fn dial(&self) -> Result<Box<dyn Stream>, Error> {
+        match socket::connect(&self.0).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(e) => Err(Error::Unreachable(e.to_string())),
+        }
+    }
+}
+
+pub(crate) async fn open(client: &Source, session: &str, epoch: u64) -> Result<Session, Error> {
+    client.open(Open { session: session.into(), epoch: Epoch(epoch), workspace: None }).await
+}
+
+pub(crate) fn id(session: &Session, position: u64) -> CallId {
+    CallId { session: session.digest().to_owned(), position: Position(position) }
+}
+
+/// Runs a tool and gives its end.
+pub(crate) async fn call(session: &Session, position: u64, tool: &str, input: Value) -> Ended {
+    let incarnation = session.identity().incarnation.clone();
+    session.call(id(session, position), incarnation, tool.into(), input).await.unwrap()
+}
+
+pub(crate) fn text(ended: &Ended) -> String {
+    ended.result.as_ref().map(torpor_core::message::ToolResult::as_text).unwrap_or_default()
+}
+
+/// Runs a command and gives its text.
+pub(crate) async fn bash(session: &Session, position: u64, command: &str) -> String {
+    text(&call(session, position, "bash", json!({ "command": command })).await)
+}
+
+/// The same, for a command that must succeed.
+pub(crate) async fn ok(session: &Session, position: u64, command: &str) -> String {
+    let ended = call(session, position, "bash", json!({ "command": command })).await;
+    assert_eq!(ended.exit, Exit::Code(0), "{}", text(&ended));
+    text(&ended)
+}
+
+/// Waits for something that another process brings about.
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..1000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{what} did not happen within 10 s");
+}
