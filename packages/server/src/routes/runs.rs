@@ -87,7 +87,7 @@ fn needs_sandbox(spec: &Spec) -> bool {
 }
 
 fn new_run(envelope: Envelope, key: Option<&str>) -> Result<NewRun, Problem> {
-    let key = key.map(Key::Header).or(envelope.session_id.as_deref().map(Key::Session));
+    let key = key.map(Key::Header).or_else(|| envelope.session_id.as_deref().map(Key::Session));
     let idempotency = key.map(|key| key.with(envelope.body_hash));
     let fresh;
     let session = match &envelope.session_id {
