@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use crate::app::App;
 use crate::config::{Config, Invalid};
 use crate::connection::{drive, refuse};
-use crate::phase::{Phase, Signal};
+use crate::phase::Phase;
 use crate::routes;
 use crate::submit::Shared;
 
@@ -46,7 +46,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Invalid> {
     config.check()?;
-    let shared = Arc::new(Shared { app, config, phase: Signal::new() });
+    let shared = Shared::new(app, config);
     let slots = Arc::new(Semaphore::new(shared.config.max_connections));
     accept(listener, &shared, &slots, shutdown).await;
     drain(&shared, &slots).await;

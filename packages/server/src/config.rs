@@ -9,6 +9,9 @@ use std::time::Duration;
 pub struct Config {
     /// Largest request body in bytes; more is 413. Default 8 MiB.
     pub body_limit: usize,
+    /// Bodies over [`Config::SMALL_BODY`] that are read or parsed at once; a further one waits for its turn within
+    /// its own time. With `body_limit` this bounds the memory that bodies take. Default 32.
+    pub large_bodies: usize,
     /// How long a synchronous submit or turn waits for its run before it is answered 202. Default 280 s.
     pub sync_max: Duration,
     /// From the first byte of a request until its head is complete; then the connection is cut. Default 10 s.
@@ -36,6 +39,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             body_limit: 8 * 1024 * 1024,
+            large_bodies: 32,
             sync_max: Duration::from_secs(280),
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
@@ -63,6 +67,9 @@ pub struct Invalid {
 }
 
 impl Config {
+    /// Bodies up to this many bytes are read without waiting for a turn.
+    pub const SMALL_BODY: usize = 64 * 1024;
+
     /// Checks the numbers.
     ///
     /// # Errors
@@ -81,6 +88,9 @@ impl Config {
         }
         if self.body_limit == 0 {
             return Err(Invalid { name: "body_limit", expected: "must be at least 1 byte" });
+        }
+        if self.large_bodies == 0 || self.large_bodies > u16::MAX.into() {
+            return Err(Invalid { name: "large_bodies", expected: "must be from 1 to 65535" });
         }
         if self.max_connections == 0 || self.max_connections > u32::MAX as usize >> 4 {
             return Err(Invalid { name: "max_connections", expected: "must be at least 1 and below 2^28" });

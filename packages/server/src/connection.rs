@@ -80,9 +80,13 @@ pub(crate) async fn drive(socket: TcpStream, router: Router, shared: Arc<Shared>
     }
     let mut socket = connection.into_parts().io.into_inner().socket;
     if activity.is_abandoned() {
+        let leaving = async {
+            shared.phase.reached(Phase::Draining).await;
+            sleep(DRAIN_GRACE).await;
+        };
         tokio::select! {
-            () = linger(&mut socket, LINGER) => {}
-            () = gone => {}
+            () = linger(&mut socket) => {}
+            () = leaving => {}
         }
     } else {
         let _ = socket.shutdown().await; // the other side may have closed first
@@ -112,9 +116,9 @@ fn shortest(config: &Config) -> Duration {
     config.header_timeout.min(config.write_timeout).min(config.idle_timeout)
 }
 
-/// Ends our side and throws away what still comes, until the client ends its own or `max` has passed.
-async fn linger(socket: &mut TcpStream, max: Duration) {
-    let _ = timeout(max, async {
+/// Ends our side and throws away what still comes, until the client ends its own or [`LINGER`] has passed.
+async fn linger(socket: &mut TcpStream) {
+    let _ = timeout(LINGER, async {
         if socket.shutdown().await.is_err() {
             return;
         }
@@ -128,7 +132,7 @@ async fn linger(socket: &mut TcpStream, max: Duration) {
 pub(crate) async fn refuse(mut socket: TcpStream) {
     let _ = timeout(LINGER, async {
         if socket.write_all(&full()).await.is_ok() {
-            linger(&mut socket, LINGER).await;
+            linger(&mut socket).await;
         }
     })
     .await;

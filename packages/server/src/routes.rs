@@ -13,7 +13,6 @@ use torpor_core::problem::Code;
 use crate::app::App;
 use crate::config::Config;
 use crate::layer::around;
-use crate::phase::Signal;
 use crate::problem::Problem;
 use crate::submit::Shared;
 
@@ -26,7 +25,7 @@ mod turn;
 /// The routes as a service, for tests without a socket and for embedding. Limits of connections and of the time
 /// that heads may take are those of [`crate::serve`] alone.
 pub fn router(app: App, config: Config) -> Router {
-    build(Arc::new(Shared { app, config, phase: Signal::new() }))
+    build(Shared::new(app, config))
 }
 
 pub(crate) fn build(shared: Arc<Shared>) -> Router {

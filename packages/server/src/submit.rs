@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use torpor_core::problem::Code;
 use torpor_core::queue::{Enqueued, Expects, Idempotency, NewRun};
 use torpor_core::run::Record;
@@ -25,6 +26,15 @@ pub(crate) struct Shared {
     pub(crate) app: App,
     pub(crate) config: Config,
     pub(crate) phase: Signal,
+    /// Turns for large bodies; never closed.
+    pub(crate) large_bodies: Semaphore,
+}
+
+impl Shared {
+    pub(crate) fn new(app: App, config: Config) -> Arc<Self> {
+        let large_bodies = Semaphore::new(config.large_bodies);
+        Arc::new(Self { app, config, phase: Signal::new(), large_bodies })
+    }
 }
 
 /// A run that was accepted, now or by an earlier post of the same key.

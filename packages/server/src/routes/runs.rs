@@ -29,7 +29,7 @@ pub(crate) async fn submit(State(shared): State<Arc<Shared>>, request: Request) 
     check_open(&shared)?;
     let (parts, body) = request.into_parts();
     let key = idempotency_key(&parts.headers)?;
-    let envelope = envelope::parse(body::json(body, &shared.config, &shared.phase).await?)?;
+    let envelope = envelope::parse(body::json(body, &shared).await?)?;
     check_spec(&shared, &envelope.spec)?;
     check_open(&shared)?; // the body may have taken its time
 

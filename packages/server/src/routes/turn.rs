@@ -27,7 +27,7 @@ pub(crate) async fn turn(State(shared): State<Arc<Shared>>, request: Request) ->
     check_open(&shared)?;
     let (parts, body) = request.into_parts();
     let key = idempotency_key(&parts.headers)?;
-    let body = body::json(body, &shared.config, &shared.phase).await?;
+    let body = body::json(body, &shared).await?;
     // Not the hash of the same body sent to `/runs`: the two ask for different things.
     let idempotency = key.map(|key| Key::Header(key).with(format!("turn:{}", canonical_hash(&body))));
     let Asked { prompt, session_id } = parse(body)?;

@@ -1,6 +1,7 @@
 //! Every way to ask wrongly, and the words that come back.
 
 use axum::body::Body;
+use futures::{StreamExt as _, stream};
 use http::Method;
 use serde_json::{Value, json};
 use torpor_server::{App, Config, router};
@@ -186,4 +187,22 @@ async fn a_large_body_is_refused_by_what_it_says_and_by_what_it_is() {
     }
     let fits = json!({"prompt": "x".repeat(40)});
     assert_eq!(post(&app, "/turn", &fits).await.json()["response"], Value::from(format!("echo: {}", "x".repeat(40))));
+}
+
+#[tokio::test]
+async fn a_body_in_pieces_is_one_body_up_to_the_limit() {
+    let app = router(Fake::new().app(), Config { body_limit: 17, ..Config::default() });
+    for (pieces, status) in [
+        (&["{\"prompt\":\"12345\"}"][..], 413),
+        (&["{\"prompt\":\"1234\"}"], 200),
+        (&["{\"prompt\"", ":", "\"1234\"}"], 200),
+        (&["{\"prompt\"", "", ":\"12345\"", "}"], 413),
+        (&["    ", "    ", "    ", "    ", "  "], 413),
+        (&["  ", " "], 400),
+        (&[], 400),
+    ] {
+        let stream = stream::iter(pieces.to_vec()).map(Ok::<_, std::io::Error>);
+        let answer = call(&app, Method::POST, "/turn", &[], Body::from_stream(stream)).await;
+        assert_eq!(answer.status, status, "{pieces:?}");
+    }
 }

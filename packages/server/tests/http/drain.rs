@@ -58,8 +58,7 @@ async fn half_sent_requests_do_not_hold_it_up() {
         answer.problem(503, "unavailable");
         assert_eq!(answer.header("retry-after"), "1");
     }
-    drop(body);
-    tokio::join!(head.closed(), second.closed());
+    tokio::join!(head.closed(), second.closed(), body.closed());
     let fake = std::sync::Arc::clone(&server.fake);
     server.stopped().await;
     assert!(fake.records().is_empty());

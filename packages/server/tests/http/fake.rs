@@ -281,7 +281,7 @@ impl RunStore for Fake {
                 && filter.created_after.is_none_or(|t| r.created_at > t)
         });
         let page: Vec<_> = found.by_ref().take(filter.limit).collect();
-        let next = found.next().and(page.last()).map(|(i, _)| i.to_string());
+        let next = found.next().and_then(|_| page.last()).map(|(i, _)| i.to_string());
         Ok(Page { runs: page.into_iter().map(|(_, r)| r.clone()).collect(), next })
     }
 

@@ -90,6 +90,28 @@ async fn a_body_that_stops_half_way_is_timed_out() {
 }
 
 #[tokio::test]
+async fn large_bodies_take_turns_and_small_ones_do_not() {
+    let config = Config { large_bodies: 1, body_timeout: SOON * 3, ..Config::default() };
+    let server = Served::start(config).await;
+    let large = posting("/turn", &json!({"prompt": "x".repeat(500_000)}));
+    let (start, end) = large.split_at(400_000);
+    // One that stops half way has the only turn until its time is over; the next one gets it then, or is told.
+    let mut first = server.connect().await;
+    first.send(start).await;
+    let mut second = server.connect().await;
+    second.send(start).await;
+    assert_eq!(server.ask(&posting("/turn", &json!({"prompt": "small"}))).await.status, 200);
+    let (a, b) = tokio::join!(first.answer(), second.answer());
+    let mut answers = [a.status, b.status];
+    answers.sort_unstable();
+    assert!(matches!(answers, [408, 408 | 503]), "{answers:?}");
+    let mut third = server.connect().await;
+    third.send(start).await;
+    third.send(end).await;
+    assert_eq!(third.answer().await.status, 200, "the turn was given back");
+}
+
+#[tokio::test]
 async fn a_head_that_does_not_end_and_a_connection_that_says_nothing_are_cut() {
     let config = Config { header_timeout: SOON, idle_timeout: SOON, ..Config::default() };
     let server = Served::start(config).await;
