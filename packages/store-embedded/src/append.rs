@@ -173,13 +173,13 @@ fn store_entries(conn: &Connection, session: &Session, append: &Append, bodies: 
 /// A run ended: record, queue entry, lease and the session's next run change with the entry that says so.
 fn settle(b: &mut Batch<'_>, session: i64, run: &RunId, status: &str, at: Position) -> Result<(), Fault> {
     let now = b.now();
-    let row: i64 = b
-        .conn
+    let row: i64 =
+        b.conn.prepare_cached("SELECT id FROM run WHERE run_id = ?1")?.query_row([run.as_str()], |r| r.get(0))?;
+    b.conn
         .prepare_cached(
-            "UPDATE run SET status = ?2, ended_ms = ?3, ended_position = ?4, version = version + 1 \
-             WHERE run_id = ?1 RETURNING id",
+            "UPDATE run SET status = ?2, ended_ms = ?3, ended_position = ?4, version = version + 1 WHERE id = ?1",
         )?
-        .query_row(params![run.as_str(), status, sql(now), sql(at.0)], |r| r.get(0))?;
+        .execute(params![row, status, sql(now), sql(at.0)])?;
     b.conn.prepare_cached("DELETE FROM queue WHERE run = ?1")?.execute([row])?;
     let next: Option<(i64, i64, String)> = b
         .conn

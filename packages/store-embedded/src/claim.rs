@@ -28,19 +28,42 @@ pub(crate) struct Claimed {
 pub(crate) fn claim(b: &mut Batch<'_>, worker: &WorkerId, max: usize) -> Result<Claimed, Fault> {
     let now = b.now();
     offer_what_is_due(b, now)?;
-    let rows: Vec<i64> = {
-        let mut query = b
-            .conn
-            .prepare_cached("SELECT run FROM queue WHERE state = 'ready' ORDER BY priority DESC, run LIMIT ?1")?;
-        let max = sql(max.min(MAX_CLAIM) as u64);
-        query.query_map([max], |r| r.get(0))?.collect::<Result<_, _>>()?
+    let found: Vec<Claimable> = {
+        let mut query = b.conn.prepare_cached(
+            "SELECT q.run, q.session, s.epoch, s.head, s.resume_from, s.progressed \
+             FROM queue q CROSS JOIN session s ON s.id = q.session \
+             WHERE q.state = 'ready' ORDER BY q.priority DESC, q.run LIMIT ?1",
+        )?;
+        let mut rows = query.query([sql(max.min(MAX_CLAIM) as u64)])?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next()? {
+            found.push(Claimable {
+                row: row.get(0)?,
+                session: row.get(1)?,
+                head: Head {
+                    epoch: Epoch(number(row, 2)?),
+                    position: Position(number(row, 3)?),
+                    resume_from: Position(number(row, 4)?),
+                },
+                progressed: row.get(5)?,
+            });
+        }
+        found
     };
-    let more = rows.len() >= max;
-    let leases = rows.into_iter().map(|row| claim_row(b, worker, row, now)).collect::<Result<Vec<_>, _>>()?;
+    let more = found.len() >= max;
+    let leases = found.into_iter().map(|run| claim_run(b, worker, run, now)).collect::<Result<Vec<_>, _>>()?;
     if leases.is_empty() {
         b.recheck_due();
     }
     Ok(Claimed { leases, more })
+}
+
+/// A run at the head of the queue, with the marks of its session.
+struct Claimable {
+    row: i64,
+    session: i64,
+    head: Head,
+    progressed: bool,
 }
 
 /// Delayed runs whose time has come and runs whose lease has expired are ready.
@@ -65,34 +88,27 @@ fn offer_what_is_due(b: &mut Batch<'_>, now: u64) -> Result<(), Fault> {
     Ok(())
 }
 
-fn claim_row(b: &mut Batch<'_>, worker: &WorkerId, row: i64, now: u64) -> Result<Lease, Fault> {
-    let session: i64 = b
-        .conn
-        .prepare_cached("UPDATE queue SET state = 'leased', worker = ?2 WHERE run = ?1 RETURNING session")?
-        .query_row(params![row, worker.as_str()], |r| r.get(0))?;
-    let (progressed, epoch, position, resume_from): (bool, i64, i64, i64) = b
-        .conn
-        .prepare_cached("SELECT progressed, epoch + 1, head, resume_from FROM session WHERE id = ?1")?
-        .query_row([session], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?)))?;
+fn claim_run(b: &mut Batch<'_>, worker: &WorkerId, run: Claimable, now: u64) -> Result<Lease, Fault> {
+    let Claimable { row, session, mut head, progressed } = run;
+    let epoch = Epoch(head.epoch.0 + 1);
+    head.epoch = epoch;
+    b.conn
+        .prepare_cached("UPDATE queue SET state = 'leased', worker = ?2 WHERE run = ?1")?
+        .execute(params![row, worker.as_str()])?;
     b.conn
         .prepare_cached("UPDATE session SET epoch = ?2, owned = 1, progressed = 0 WHERE id = ?1")?
-        .execute(params![session, epoch])?;
+        .execute(params![session, sql(epoch.0)])?;
     // Attempts are counted since the last progress: an owner that got somewhere starts the count again.
-    let run: String = b
-        .conn
+    b.conn
         .prepare_cached(
             "UPDATE run SET status = ?2, attempts = iif(?3, 1, attempts + 1), started_ms = coalesce(started_ms, ?4), \
-             version = version + 1 WHERE id = ?1 RETURNING run_id",
+             version = version + 1 WHERE id = ?1",
         )?
-        .query_row(params![row, Status::Running.as_str(), progressed, sql(now)], |r| r.get(0))?;
-    let run = RunId::parse(&run).ok_or_else(|| unreadable(format!("{run:?} is not a run id")))?;
-    let record = record::by_run_id(b.conn, &run)?.ok_or_else(|| unreadable(format!("run {run} has no session")))?;
-    let unsigned = |n: i64| u64::try_from(n).unwrap_or(0);
-    let epoch = Epoch(unsigned(epoch));
-    let head = Head { position: Position(unsigned(position)), epoch, resume_from: Position(unsigned(resume_from)) };
+        .execute(params![row, Status::Running.as_str(), progressed, sql(now)])?;
+    let record = record::by_row(b.conn, row)?.ok_or_else(|| unreadable(format!("run row {row} has no session")))?;
     let until = now.saturating_add(b.state.lease_ms);
-    b.state.leases.put(run.clone(), Held { row, session, epoch, worker: worker.clone(), until });
-    b.changed(&run);
+    b.state.leases.put(record.run_id.clone(), Held { row, session, epoch, worker: worker.clone(), until });
+    b.changed(&record.run_id);
     Ok(Lease { attempt: record.attempts, record, epoch, worker: worker.clone(), head })
 }
 

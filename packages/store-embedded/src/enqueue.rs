@@ -52,7 +52,7 @@ pub(crate) fn enqueue(b: &mut Batch<'_>, new: NewRun, spec: &str) -> Result<Enqu
         (_, Some(_)) => Place::Claimed,
         (_, None) => Place::Ready,
     };
-    let row = row_at(now).max(b.state.last_row + 1);
+    let row = row_at(now).max(b.state.last_row.saturating_add(1));
     let (session, head) = write_session(b, &new, before, row, place)?;
     write_run(b, &new, spec, session, row, now, place)?;
     b.conn

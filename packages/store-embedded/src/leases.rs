@@ -72,9 +72,8 @@ impl Leases {
     /// The lease is over. Nothing happens when a later claim or heartbeat has replaced it.
     pub(crate) fn remove(&mut self, run: &RunId, held: &Held) {
         if self.by_run.get(run).is_some_and(|h| (h.row, h.epoch, h.until) == (held.row, held.epoch, held.until)) {
-            if let Some(old) = self.by_run.remove(run) {
-                self.ends.remove(&(old.until, old.row));
-            }
+            self.by_run.remove(run);
+            self.ends.remove(&(held.until, held.row));
         }
     }
 

@@ -3,8 +3,8 @@
 //! Owns: the data folder and everything in it. One process at a time: whoever opens the folder locks it, so leases
 //! of earlier processes are void from the start. Must not know: HTTP, models, tools, or what a run does.
 //!
-//! One thread writes with group commit ([`writer`]), a few read ([`readers`]); nothing here blocks the async
-//! runtime. The layout of the file is described in [`schema`].
+//! One thread writes with group commit (`writer`), a few read (`readers`); nothing here blocks the async runtime. The
+//! layout of the file is described in `schema`, and can be read with plain SQL.
 
 mod append;
 mod claim;

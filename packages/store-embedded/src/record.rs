@@ -56,6 +56,12 @@ pub(crate) fn by_run_id(conn: &Connection, run: &RunId) -> Result<Option<Record>
     one(query.query([run.as_str()])?)
 }
 
+/// The record in a row.
+pub(crate) fn by_row(conn: &Connection, row: i64) -> Result<Option<Record>, Fault> {
+    let mut query = conn.prepare_cached(&format!("SELECT {COLUMNS} FROM run r {JOINS} WHERE r.id = ?1"))?;
+    one(query.query([row])?)
+}
+
 /// The latest run of a session.
 pub(crate) fn latest(conn: &Connection, session: &SessionKey) -> Result<Option<Record>, Fault> {
     let mut query = conn.prepare_cached(&format!(

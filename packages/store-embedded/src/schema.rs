@@ -17,6 +17,7 @@
 
 use std::path::Path;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension};
 use torpor_core::store;
 
@@ -144,6 +145,8 @@ pub(crate) fn open_reader(file: &Path) -> Result<Connection, store::Error> {
 fn connect(file: &Path, cache_kib: u32) -> Result<Connection, Fault> {
     let conn = Connection::open(file)?;
     conn.set_prepared_statement_cache_capacity(STATEMENTS);
+    // Plans do not depend on the values that are bound, so no statement is ever planned twice.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     conn.pragma_update(None, "busy_timeout", BUSY_MS)?;
     conn.pragma_update(None, "cache_size", -i64::from(cache_kib))?;
     conn.pragma_update(None, "temp_store", "MEMORY")?;

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use torpor_core::entry::Body;
-use torpor_core::envelope::Spec;
 use torpor_core::log::{Append, AppendError, SessionLog as _};
-use torpor_core::queue::{Backlog, Enqueued, Expects, Lease, NewRun, Release, WorkQueue as _};
+use torpor_core::queue::{Backlog, Lease, Release, WorkQueue as _};
 use torpor_core::run::RunStore as _;
-use torpor_core::{Position, RunId, SessionKey, Timestamp, store};
+use torpor_core::{Position, store};
 use torpor_testkit::clock::ManualClock;
+use torpor_testkit::sample::{claimed, first, first_claimed, write};
 
 use crate::{Options, Store};
 
@@ -28,10 +28,7 @@ impl Fixture {
     }
 
     async fn running(&self, session: &str) -> Lease {
-        match self.store.enqueue(NewRun { claim_for: Some("w".into()), ..run(session) }).await.unwrap() {
-            Enqueued::Claimed(lease) => *lease,
-            other => panic!("{other:?}"),
-        }
+        claimed(self.store.enqueue(first_claimed(session)).await.unwrap())
     }
 
     /// From now on the database may not grow.
@@ -52,38 +49,19 @@ impl Fixture {
     }
 }
 
-fn run(session: &str) -> NewRun {
-    NewRun {
-        run_id: RunId::generate(),
-        session: SessionKey::new("t", session).unwrap(),
-        spec: Spec::prompt("work"),
-        idempotency: None,
-        expects: Expects::New,
-        not_before: None,
-        priority: 0,
-        claim_for: None,
-    }
-}
-
-fn write(lease: &Lease, after: u64, bytes: usize) -> Append {
+/// An append of one entry of some size.
+fn sized(lease: &Lease, after: u64, bytes: usize) -> Append {
     let summary = "x".repeat(bytes);
-    Append {
-        session: lease.session().clone(),
-        epoch: lease.epoch,
-        after: Position(after),
-        write_id: uuid::Uuid::new_v4(),
-        at: Timestamp(1),
-        bodies: vec![Body::Checkpoint { summary, keep_from: Position(1), open_run: None }],
-    }
+    write(lease, after, vec![Body::Checkpoint { summary, keep_from: Position(1), open_run: None }])
 }
 
 #[tokio::test]
 async fn a_full_disk_fails_the_call_and_is_survived() {
     let f = Fixture::new();
     let lease = f.running("s").await;
-    f.store.append(write(&lease, 0, 100)).await.unwrap();
+    f.store.append(sized(&lease, 0, 100)).await.unwrap();
     f.fill_disk().await;
-    let big = write(&lease, 1, 100_000);
+    let big = sized(&lease, 1, 100_000);
     match f.store.append(big.clone()).await {
         Err(AppendError::Store(store::Error::Failed(e))) => assert!(e.contains("full"), "{e}"),
         other => panic!("expected a failed store, got {other:?}"),
@@ -102,13 +80,13 @@ async fn a_failed_command_takes_no_other_with_it() {
     let f = Fixture::new();
     let leases = [f.running("a").await, f.running("b").await];
     let (first, failed, second) = tokio::join!(
-        f.store.append(write(&leases[0], 0, 10)),
+        f.store.append(sized(&leases[0], 0, 10)),
         f.store.writer.write(|b| -> Result<(), _> {
             b.conn.execute("DELETE FROM entry", [])?;
             b.conn.execute("DELETE FROM session", [])?;
             Err(store::Error::Failed("on purpose".to_owned()).into())
         }),
-        f.store.append(write(&leases[1], 0, 10)),
+        f.store.append(sized(&leases[1], 0, 10)),
     );
     assert_eq!((first.unwrap(), second.unwrap()), (Position(1), Position(1)));
     assert!(matches!(failed, Err(store::Error::Failed(e)) if e == "on purpose"));
@@ -122,12 +100,12 @@ async fn a_transaction_that_sqlite_gave_up_fails_whole() {
     let f = Fixture::new();
     let lease = f.running("s").await;
     let (first, lost, second) = tokio::join!(
-        f.store.append(write(&lease, 0, 10)),
+        f.store.append(sized(&lease, 0, 10)),
         f.store.writer.write(|b| -> Result<(), _> {
             b.conn.execute_batch("ROLLBACK")?; // as SQLite does by itself after some I/O errors
             Err(store::Error::Failed("disk I/O error".to_owned()).into())
         }),
-        f.store.enqueue(run("t")),
+        f.store.enqueue(first("t")),
     );
     lost.unwrap_err();
     // Whether they shared the transaction is a matter of timing: what was acknowledged is stored, the rest is not.
@@ -135,13 +113,13 @@ async fn a_transaction_that_sqlite_gave_up_fails_whole() {
     assert_eq!(entries, usize::from(first.is_ok()));
     let accepted = f.store.backlog().await.unwrap().ready;
     assert_eq!(accepted, u64::from(second.is_ok()));
-    f.store.append(write(&lease, entries as u64, 10)).await.expect("the writer goes on");
+    f.store.append(sized(&lease, entries as u64, 10)).await.expect("the writer goes on");
 }
 
 #[tokio::test]
 async fn a_claim_whose_commit_failed_loses_no_run() {
     let f = Fixture::new();
-    f.store.enqueue(run("s")).await.unwrap();
+    f.store.enqueue(first("s")).await.unwrap();
     let failed = f
         .store
         .writer
@@ -186,7 +164,7 @@ async fn a_dead_writer_is_reported_and_never_waited_for() {
     let lease = f.running("s").await;
     let died = f.store.writer.write(|_| -> Result<(), _> { panic!("on purpose") }).await;
     assert!(matches!(died, Err(store::Error::Unavailable(_))), "{died:?}");
-    let append = f.store.append(write(&lease, 0, 10)).await;
+    let append = f.store.append(sized(&lease, 0, 10)).await;
     assert!(matches!(append, Err(AppendError::Store(store::Error::Unavailable(_)))), "{append:?}");
     assert!(f.store.ping().await.is_err());
     assert!(f.store.claim(&"w".into(), 1, Duration::from_secs(60)).await.is_err());

@@ -1,5 +1,7 @@
 //! The embedded store keeps every promise of the three store seams.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed expectation is the result
+
 use std::sync::Arc;
 use std::time::Duration;
 

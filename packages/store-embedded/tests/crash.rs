@@ -3,6 +3,8 @@
 //! The test runs this very test binary as a child that works on a store and prints what was acknowledged, kills it
 //! at random moments, and checks the store after each kill. No clean shutdown ever happens in between.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed expectation is the result
+
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -10,14 +12,14 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use torpor_core::entry::{Body, RunTotals};
-use torpor_core::envelope::Spec;
-use torpor_core::log::{Append, SessionLog as _};
+use torpor_core::entry::Body;
+use torpor_core::log::SessionLog as _;
 use torpor_core::outcome::{Outcome, Status};
-use torpor_core::queue::{Enqueued, Expects, Idempotency, NewRun, WorkQueue as _};
+use torpor_core::queue::WorkQueue as _;
 use torpor_core::run::RunStore as _;
-use torpor_core::{Position, RunId, SessionKey, Timestamp};
+use torpor_core::{Position, RunId};
 use torpor_store_embedded::{Options, Store};
+use torpor_testkit::sample::{claimed, ended, first_claimed, key, keyed, write};
 
 /// Set for the child: the folder to work in.
 const FOLDER: &str = "TORPOR_TEST_CRASH_FOLDER";
@@ -27,10 +29,6 @@ const KILLS: u64 = 25;
 
 /// Sessions that the child works on at once.
 const TASKS: u64 = 8;
-
-fn key(session: &str) -> SessionKey {
-    SessionKey::new("t", session).unwrap()
-}
 
 /// The child: accepts runs, appends to them and ends them until it is killed; prints each acknowledgement.
 #[test]
@@ -49,35 +47,19 @@ fn child() {
 async fn work(store: Arc<Store>) {
     loop {
         let run_id = RunId::generate();
-        let session = key(run_id.as_str());
-        let new = NewRun {
-            run_id: run_id.clone(),
-            session: session.clone(),
-            spec: Spec::prompt("work"),
-            idempotency: Some(Idempotency { key: run_id.to_string(), body_hash: "h".into() }),
-            expects: Expects::New,
-            not_before: None,
-            priority: 0,
-            claim_for: Some("child".into()),
-        };
-        let Enqueued::Claimed(lease) = store.enqueue(new).await.unwrap() else { panic!("a new run is claimed") };
+        let mut new = first_claimed(run_id.as_str());
+        new.run_id = run_id.clone();
+        let lease = claimed(store.enqueue(keyed(new, run_id.as_str(), "hash")).await.unwrap());
         acknowledge(&format!("accepted {run_id}"));
         let mut head = Position(0);
         for n in 0..6 {
             let size = [10, 300, 5_000][n % 3];
             let note = Body::Checkpoint { summary: "x".repeat(size), keep_from: Position(1), open_run: None };
-            let end =
-                Body::RunEnded { run: run_id.clone(), outcome: Outcome::Cancelled {}, spent: RunTotals::default() };
-            let bodies = if n == 5 { vec![note.clone(), note, end] } else { vec![note.clone(), note] };
-            let append = Append {
-                session: session.clone(),
-                epoch: lease.epoch,
-                after: head,
-                write_id: uuid::Uuid::new_v4(),
-                at: Timestamp(1),
-                bodies,
-            };
-            head = store.append(append).await.unwrap();
+            let mut bodies = vec![note.clone(), note];
+            if n == 5 {
+                bodies.push(ended(&lease, Outcome::Cancelled {}));
+            }
+            head = store.append(write(&lease, head.0, bodies)).await.unwrap();
             acknowledge(&format!("appended {run_id} {head}"));
         }
         acknowledge(&format!("ended {run_id}"));

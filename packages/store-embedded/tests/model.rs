@@ -3,20 +3,22 @@
 //! The model knows nothing of tables or transactions: runs in the order they were accepted, and who holds what until
 //! when. After every step the store must have answered as the model does; at the end every run must still be there.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed expectation is the result
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 use torpor_core::entry::{Body, RunTotals};
-use torpor_core::envelope::Spec;
 use torpor_core::log::{Append, AppendError, SessionLog as _};
 use torpor_core::outcome::{Outcome, Status};
 use torpor_core::queue::{Backlog, Enqueued, Expects, LeaseKey, NewRun, Release, WorkQueue as _};
 use torpor_core::run::RunStore as _;
-use torpor_core::{Clock as _, Epoch, Position, RunId, SessionKey, Timestamp, WorkerId};
+use torpor_core::{Clock as _, Epoch, Position, RunId, Timestamp, WorkerId};
 use torpor_store_embedded::{Options, Store};
 use torpor_testkit::clock::ManualClock;
+use torpor_testkit::sample::{first, key};
 
 const LEASE_MS: u64 = 1_000;
 const SESSIONS: u8 = 4;
@@ -112,8 +114,8 @@ impl Model {
     }
 }
 
-fn key(session: u8) -> SessionKey {
-    SessionKey::new("t", &format!("s{session}")).unwrap()
+fn name(session: u8) -> String {
+    format!("s{session}")
 }
 
 fn worker(n: u8) -> WorkerId {
@@ -217,13 +219,11 @@ impl Test {
         let due = if delay == 0 { 0 } else { now + u64::from(delay) };
         let new = NewRun {
             run_id: id.clone(),
-            session: key(session),
-            spec: Spec::prompt("work"),
-            idempotency: None,
             expects: if is_new { Expects::New } else { Expects::Existing },
             not_before: Some(Timestamp(due)),
             priority: priority.into(),
             claim_for: claim.then(|| worker(0)),
+            ..first(&name(session))
         };
         let answer = self.store().enqueue(new).await.unwrap();
         self.model.heads.entry(session).or_default();
@@ -257,7 +257,7 @@ impl Test {
         }
         let count = bodies.len() as u64;
         let append = Append {
-            session: key(run.session),
+            session: key(&name(run.session)),
             epoch: key_.epoch,
             after: Position(*head),
             write_id: uuid::Uuid::new_v4(),
@@ -291,7 +291,7 @@ impl Test {
             assert_eq!(record.attempts, run.attempts);
         }
         for (session, head) in &self.model.heads {
-            let opened = self.store().open(&key(*session)).await.unwrap().unwrap();
+            let opened = self.store().open(&key(&name(*session))).await.unwrap().unwrap();
             assert_eq!(opened.head.position.0, *head);
             assert_eq!(opened.tail.len() as u64, *head);
             assert!(opened.tail.windows(2).all(|w| w[0].epoch <= w[1].epoch), "epochs never go back");

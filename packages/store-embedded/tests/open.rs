@@ -1,5 +1,7 @@
 //! Opening: the folder, the lock, versions, damage, and what a new process finds.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed expectation is the result
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -7,14 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use torpor_core::entry::Body;
-use torpor_core::envelope::Spec;
-use torpor_core::log::{Append, AppendError, SessionLog};
-use torpor_core::queue::{Enqueued, Expects, Lease, NewRun, WorkQueue as _};
+use torpor_core::log::{AppendError, SessionLog};
+use torpor_core::queue::{Lease, WorkQueue as _};
 use torpor_core::run::RunStore as _;
-use torpor_core::{Position, RunId, SessionKey, Timestamp, store};
+use torpor_core::{Position, store};
 use torpor_store_embedded::{Options, Store};
 use torpor_testkit::clock::ManualClock;
+use torpor_testkit::sample::{checkpoint, claimed, first_claimed, note, write};
 
 fn open(dir: &Path) -> Result<Store, store::Error> {
     Store::open(dir, Options { clock: Arc::new(ManualClock::default()), ..Options::default() })
@@ -25,31 +26,7 @@ fn database(dir: &Path) -> Connection {
 }
 
 async fn running(store: &Store, session: &str) -> Lease {
-    let new = NewRun {
-        run_id: RunId::generate(),
-        session: SessionKey::new("t", session).unwrap(),
-        spec: Spec::prompt("work"),
-        idempotency: None,
-        expects: Expects::New,
-        not_before: None,
-        priority: 0,
-        claim_for: Some("w".into()),
-    };
-    match store.enqueue(new).await.unwrap() {
-        Enqueued::Claimed(lease) => *lease,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn note(lease: &Lease, after: u64) -> Append {
-    Append {
-        session: lease.session().clone(),
-        epoch: lease.epoch,
-        after: Position(after),
-        write_id: uuid::Uuid::new_v4(),
-        at: Timestamp(1_790_000_000_000),
-        bodies: vec![Body::Takeover { run: lease.record.run_id.clone(), worker: "w".into() }],
-    }
+    claimed(store.enqueue(first_claimed(session)).await.unwrap())
 }
 
 #[test]
@@ -122,7 +99,7 @@ async fn an_entry_of_a_newer_build_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).unwrap();
     let lease = running(&store, "s").await;
-    store.append(note(&lease, 0)).await.unwrap();
+    store.append(write(&lease, 0, vec![note(&lease)])).await.unwrap();
     database(dir.path()).execute("UPDATE entry SET schema = 99", []).unwrap();
     match SessionLog::open(&store, lease.session()).await {
         Err(store::Error::Unreadable(e)) => assert!(e.contains("schema 99"), "{e}"),
@@ -136,18 +113,18 @@ async fn leases_of_an_earlier_process_are_void() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).unwrap();
     let old = running(&store, "s").await;
-    store.append(note(&old, 0)).await.unwrap();
+    store.append(write(&old, 0, vec![note(&old)])).await.unwrap();
     drop(store);
 
     let store = open(dir.path()).unwrap();
     assert_eq!(store.heartbeat(&old.worker, &[old.key()]).await.unwrap(), [old.key()]);
-    let refused = store.append(note(&old, 1)).await;
+    let refused = store.append(write(&old, 1, vec![note(&old)])).await;
     assert!(matches!(refused, Err(AppendError::Fenced { .. })), "{refused:?}");
     let new = store.claim(&"w2".into(), 10, Duration::ZERO).await.unwrap().remove(0);
     assert_eq!((new.record.run_id.clone(), new.attempt), (old.record.run_id.clone(), 2));
     assert!(new.epoch > old.epoch);
     assert_eq!(new.head.position, Position(1));
-    store.append(note(&new, 1)).await.unwrap();
+    store.append(write(&new, 1, vec![note(&new)])).await.unwrap();
 }
 
 /// Delays outlive the process, and are waited for in the next one.
@@ -176,16 +153,16 @@ async fn everything_can_be_read_with_plain_sql_while_it_runs() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).unwrap();
     let lease = running(&store, "s").await;
-    store.append(note(&lease, 0)).await.unwrap();
+    store.append(write(&lease, 0, vec![note(&lease)])).await.unwrap();
     let db = database(dir.path());
     let line: String = db
         .query_row("SELECT tenant || ' ' || session || ' ' || position || ' ' || at || ' ' || type FROM log", [], |r| {
             r.get(0)
         })
         .unwrap();
-    assert_eq!(line, "t s 1 2026-09-21T14:13:20.000Z takeover");
+    assert_eq!(line, "acme s 1 2026-09-21T14:13:20.000Z takeover");
     let prompt: String = db.query_row("SELECT spec ->> '$.work.prompt' FROM run", [], |r| r.get(0)).unwrap();
-    assert_eq!(prompt, "work");
+    assert_eq!(prompt, "work of s");
     let state: String = db.query_row("SELECT state || ' ' || worker FROM queue", [], |r| r.get(0)).unwrap();
     assert_eq!(state, "leased w");
 }
@@ -196,12 +173,8 @@ async fn a_long_log_is_opened_by_its_tail() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).unwrap();
     let lease = running(&store, "s").await;
-    let mut append = note(&lease, 0);
-    append.bodies = vec![append.bodies[0].clone(); 5_000];
-    store.append(append).await.unwrap();
-    let mut append = note(&lease, 5_000);
-    append.bodies = vec![Body::Checkpoint { summary: String::new(), keep_from: Position(5_000), open_run: None }];
-    store.append(append).await.unwrap();
+    store.append(write(&lease, 0, vec![note(&lease); 5_000])).await.unwrap();
+    store.append(write(&lease, 5_000, vec![checkpoint(5_000)])).await.unwrap();
     // Entries before the checkpoint are not even decoded: damage there does not stop a resume.
     database(dir.path()).execute("UPDATE entry SET body = 'damaged' WHERE position < 5000", []).unwrap();
     let opened = SessionLog::open(&store, lease.session()).await.unwrap().unwrap();

@@ -19,16 +19,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use torpor_core::entry::{Body, RunTotals, ToolEnding};
-use torpor_core::envelope::Spec;
-use torpor_core::log::{Append, AppendError, SessionLog};
-use torpor_core::message::ToolResult;
-use torpor_core::outcome::Outcome;
-use torpor_core::queue::{Enqueued, Expects, Idempotency, Lease, NewRun, WorkQueue};
+use torpor_core::entry::Body;
+use torpor_core::log::{AppendError, SessionLog};
+use torpor_core::queue::{Enqueued, Lease, NewRun, WorkQueue};
 use torpor_core::run::{Record, RunStore};
-use torpor_core::{Clock as _, Position, RunId, SessionKey, Timestamp, WorkerId};
+use torpor_core::{Clock as _, Position, RunId, SessionKey, Timestamp};
 
 use crate::clock::ManualClock;
+use crate::sample::{claimed, created, done, ended, first, first_claimed, write};
 
 /// How the time of a store under test passes.
 #[async_trait]
@@ -146,8 +144,7 @@ impl Fixture {
 
     /// Submits the first run of a session and claims it.
     async fn running(&self, session: &str) -> Lease {
-        let new = NewRun { claim_for: Some("w".into()), ..first(session) };
-        claimed(self.enqueue(new).await)
+        claimed(self.enqueue(first_claimed(session)).await)
     }
 
     async fn append(&self, lease: &Lease, after: u64, bodies: Vec<Body>) -> Result<Position, AppendError> {
@@ -174,87 +171,6 @@ impl Fixture {
 /// Fails instead of hanging.
 async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("this should have happened long ago")
-}
-
-fn key(session: &str) -> SessionKey {
-    SessionKey::new("acme", session).expect("a valid key")
-}
-
-/// The first run of a session, with nothing special.
-fn first(session: &str) -> NewRun {
-    NewRun {
-        run_id: RunId::generate(),
-        session: key(session),
-        spec: Spec::prompt(format!("work of {session}")),
-        idempotency: None,
-        expects: Expects::New,
-        not_before: None,
-        priority: 0,
-        claim_for: None,
-    }
-}
-
-/// A further run of a session.
-fn further(session: &str) -> NewRun {
-    NewRun { expects: Expects::Existing, ..first(session) }
-}
-
-fn keyed(new: NewRun, key: &str, body_hash: &str) -> NewRun {
-    NewRun { idempotency: Some(Idempotency { key: key.into(), body_hash: body_hash.into() }), ..new }
-}
-
-fn created(answer: Enqueued) -> Record {
-    match answer {
-        Enqueued::Created(record) => *record,
-        other => panic!("expected a new run, got {other:?}"),
-    }
-}
-
-fn claimed(answer: Enqueued) -> Lease {
-    match answer {
-        Enqueued::Claimed(lease) => *lease,
-        other => panic!("expected a claimed run, got {other:?}"),
-    }
-}
-
-fn write(lease: &Lease, after: u64, bodies: Vec<Body>) -> Append {
-    Append {
-        session: lease.session().clone(),
-        epoch: lease.epoch,
-        after: Position(after),
-        write_id: uuid::Uuid::new_v4(),
-        at: Timestamp(1_790_000_000_000),
-        bodies,
-    }
-}
-
-/// An entry that is no progress.
-fn note(lease: &Lease) -> Body {
-    Body::Takeover { run: lease.record.run_id.clone(), worker: WorkerId::from("w") }
-}
-
-/// An entry that is progress.
-fn progress(lease: &Lease) -> Body {
-    Body::ToolEnded {
-        run: lease.record.run_id.clone(),
-        tool_use: "use-1".into(),
-        call: None,
-        ending: ToolEnding::Finished,
-        result: ToolResult::text("ok"),
-    }
-}
-
-fn checkpoint(keep_from: u64) -> Body {
-    Body::Checkpoint { summary: "before".into(), keep_from: Position(keep_from), open_run: None }
-}
-
-fn ended(lease: &Lease, outcome: Outcome) -> Body {
-    let spent = RunTotals { turns: 3, ..RunTotals::default() };
-    Body::RunEnded { run: lease.record.run_id.clone(), outcome, spent }
-}
-
-fn done(response: &str) -> Outcome {
-    Outcome::Done { verdict: None, response: Some(response.into()), stop_reason: Some("end_turn".into()) }
 }
 
 /// Expands into one test per promise of the three store seams. `$fresh` is the path of an

@@ -5,3 +5,4 @@ pub mod conformance;
 pub mod crash;
 pub mod fakes;
 pub mod model_server;
+pub mod sample;

@@ -6,8 +6,8 @@ use torpor_core::log::AppendError;
 use torpor_core::outcome::{FailReason, Outcome, Status};
 use torpor_core::{Epoch, Position, SessionKey};
 
-use super::{Fixture, checkpoint, done, ended, first, further, key, note, progress, write};
-use super::{claimed, created};
+use super::Fixture;
+use crate::sample::{checkpoint, claimed, created, done, ended, first, further, key, note, progress, write};
 
 /// A batch is stored at `after + 1`, `after + 2`, … and read back as it was.
 pub async fn appends_take_the_next_positions(f: Fixture) {

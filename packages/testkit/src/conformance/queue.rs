@@ -9,7 +9,8 @@ use torpor_core::outcome::Status;
 use torpor_core::queue::{Backlog, Enqueued, LeaseKey, NewRun, Release};
 use torpor_core::{Epoch, RunId, SessionKey};
 
-use super::{Fixture, claimed, created, first, further, key, keyed, note, progress, soon};
+use super::{Fixture, soon};
+use crate::sample::{claimed, created, first, further, key, keyed, note, progress};
 
 /// What was submitted is what is claimed.
 pub async fn a_claim_hands_over_the_accepted_run(f: Fixture) {

@@ -8,7 +8,8 @@ use torpor_core::queue::{Enqueued, NewRun};
 use torpor_core::run::{Filter, Record};
 use torpor_core::{Position, RunId};
 
-use super::{Fixture, claimed, created, first, further, key, keyed, soon};
+use super::{Fixture, soon};
+use crate::sample::{claimed, created, first, further, key, keyed};
 
 /// Ids of a list, all pages of it.
 async fn listed(f: &Fixture, mut filter: Filter) -> Vec<RunId> {
