@@ -15,7 +15,7 @@ use crate::{DAEMON_ARG, DOMAIN_ARG, PROBE_ARG, daemon, domain, socket};
 pub const READY: &str = "ready";
 /// First line of a daemon that ends because there is one already.
 pub const ALREADY: &str = "already running";
-const USAGE: &str = "usage: torpor-hands daemon --state DIR [--allow full|reduced|unconfined] [--network] \
+const USAGE: &str = "usage: torpor-hands daemon --state DIR [--allow full|reduced|unconfined] [--prefer LEVEL] [--network] \
     [--orphan-ms N] [--exit-when-idle] [--root DIR]... [--readable PATH]... [--path PATH]\n       \
     torpor-hands attach --state DIR\n       torpor-hands probe --state DIR [--allow LEVEL]";
 

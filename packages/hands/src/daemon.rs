@@ -115,7 +115,7 @@ async fn choose_level(settings: &Settings) -> Result<Level, Error> {
     let dir = settings.state.join("probe");
     let mut failures = Vec::new();
     for level in [Level::Full, Level::Reduced, Level::Unconfined] {
-        if level > settings.allow {
+        if level < settings.prefer || level > settings.allow {
             continue;
         }
         let setup = Setup {

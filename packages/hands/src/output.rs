@@ -17,9 +17,9 @@ use tokio::sync::watch;
 use torpor_exec_channel::message::Extent;
 
 /// Bytes of a command's output that are kept from its start.
-pub const OUTPUT_CAP: u64 = 64 * 1024 * 1024;
+pub(crate) const OUTPUT_CAP: u64 = 64 * 1024 * 1024;
 /// Bytes kept from its end when it is longer than that.
-pub const TAIL: usize = 64 * 1024;
+pub(crate) const TAIL: usize = 64 * 1024;
 /// Runs of bytes from one stream that are kept apart in the first part.
 const MAX_SEGMENTS: usize = 1 << 18;
 /// Marks a segment of standard error.

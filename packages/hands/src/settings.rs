@@ -20,6 +20,8 @@ pub struct Settings {
     pub state: PathBuf,
     /// The least confinement that will do. The best one that works is used.
     pub allow: Level,
+    /// The level to try first: [`Level::Full`], unless something weaker is wanted on purpose.
+    pub prefer: Level,
     /// Whether commands may use the network.
     pub network: bool,
     /// How long a command may go on without a brain, and how long an idle daemon stays.
@@ -41,6 +43,7 @@ impl Settings {
         Self {
             state,
             allow: Level::Full,
+            prefer: Level::Full,
             network: false,
             orphan: DEFAULT_ORPHAN,
             exit_when_idle: false,
@@ -56,6 +59,7 @@ impl Settings {
         let mut args: Vec<OsString> = vec!["--state".into(), self.state.clone().into()];
         let mut pair = |flag: &str, value: OsString| args.extend([flag.into(), value]);
         pair("--allow", self.allow.as_str().into());
+        pair("--prefer", self.prefer.as_str().into());
         pair("--orphan-ms", self.orphan.as_millis().to_string().into());
         pair("--path", self.path.clone().into());
         self.roots.iter().for_each(|r| pair("--root", r.clone().into()));
@@ -82,6 +86,7 @@ impl Settings {
             match name.as_str() {
                 "--state" => out.state = value()?.into(),
                 "--allow" => out.allow = text(value()?)?.parse()?,
+                "--prefer" => out.prefer = text(value()?)?.parse()?,
                 "--orphan-ms" => {
                     let given = text(value()?)?;
                     let ms = given.parse().map_err(|_| format!("--orphan-ms: `{given}` is no number"))?;
@@ -118,7 +123,8 @@ mod tests {
     #[test]
     fn settings_survive_the_command_line() {
         let s = Settings {
-            allow: Level::Reduced,
+            allow: Level::Unconfined,
+            prefer: Level::Reduced,
             network: true,
             orphan: Duration::from_millis(1500),
             exit_when_idle: true,

@@ -28,9 +28,9 @@ use crate::domain::{Domain, handle::Running};
 use crate::output::{Output, Source};
 
 /// Time limit of a command that names none, in seconds.
-pub const DEFAULT_TIMEOUT: u64 = 600;
+pub(super) const DEFAULT_TIMEOUT: u64 = 600;
 /// Longest time limit in seconds.
-pub const MAX_TIMEOUT: u64 = 86_400;
+pub(super) const MAX_TIMEOUT: u64 = 86_400;
 /// How long output is still awaited when the shell has exited and something in the background holds its pipes.
 const PIPE_GRACE: Duration = Duration::from_millis(200);
 /// Room in the pipes of a command, so that it seldom has to wait for the hands.

@@ -170,7 +170,9 @@ async fn serve(socket: Arc<AsyncFd<OwnedFd>>, waiting: Arc<Mutex<Waiting>>) {
                 }
             }
             FromDomain::Count { processes } => {
-                lock(&waiting).counts.drain(..).for_each(|tell| drop(tell.send(processes)));
+                for tell in lock(&waiting).counts.drain(..) {
+                    let _ = tell.send(processes);
+                }
             }
             FromDomain::Failed { message } => eprintln!("torpor-hands: domain: {message}"),
             FromDomain::Ready => {}

@@ -61,6 +61,10 @@ impl Daemon {
         self.child.wait().unwrap();
     }
 
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// A brain's connection.
     pub(crate) fn client(&self) -> Source {
         let options = Options { program: "test".into(), name: "test".into(), patience: Duration::from_secs(5) };

@@ -1,0 +1,231 @@
+//! A model's command that tries to get out.
+//!
+//! Every attempt is made at each level that this kernel can do; what it cannot do is said.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use serde_json::json;
+use torpor_exec_channel::Session;
+use torpor_exec_channel::message::Exit;
+use torpor_hands::Level;
+
+use crate::support::{Daemon, SESSION, bash, call, ok, open, text};
+
+/// A daemon at a level, with a session, and things outside that are worth reaching.
+struct Cell {
+    daemon: Daemon,
+    level: Level,
+    session: Session,
+    secret: PathBuf,
+    position: std::sync::atomic::AtomicU64,
+    outside: TcpListener,
+}
+
+impl Cell {
+    /// One a level that works here.
+    async fn all() -> Vec<Self> {
+        let mut cells = Vec::new();
+        for level in [Level::Full, Level::Reduced] {
+            let Some(daemon) = Daemon::with(|s| (s.allow, s.prefer) = (level, level)) else { continue };
+            let session = daemon.open(1).await;
+            let secret = daemon.dir.path().join("secret");
+            fs::write(&secret, "the-secret").unwrap();
+            fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+            let outside = TcpListener::bind("127.0.0.1:0").unwrap();
+            cells.push(Self { daemon, level, session, secret, position: 1.into(), outside });
+        }
+        assert!(!cells.is_empty(), "no level of confinement works here");
+        cells
+    }
+
+    fn next(&self) -> u64 {
+        self.position.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+    }
+
+    async fn bash(&self, command: &str) -> String {
+        bash(&self.session, self.next(), command).await
+    }
+
+    /// The command must fail, and print nothing of what it was after.
+    async fn refused(&self, command: &str) {
+        let ended = call(&self.session, self.next(), "bash", json!({ "command": command })).await;
+        let told = text(&ended);
+        assert_ne!(ended.exit, Exit::Code(0), "{}: `{command}` succeeded: {told}", self.level);
+        for secret in ["the-secret", "do-not-leak", "root:$"] {
+            assert!(!told.contains(secret), "{}: `{command}`: {told}", self.level);
+        }
+    }
+}
+
+#[tokio::test]
+async fn files_outside_cannot_be_read_or_written() {
+    for cell in Cell::all().await {
+        let (secret, state) = (cell.secret.display().to_string(), cell.daemon.state().display().to_string());
+        let journal = format!("{state}/sessions/{SESSION}/journal");
+        for path in [&secret, &journal, "/etc/shadow", "/etc/ssh", "/root/.bashrc", "/var/log/dpkg.log"] {
+            cell.refused(&format!("cat {path}/* {path}")).await;
+        }
+        cell.refused(&format!("ls {state}")).await;
+        for path in ["/usr/x", "/etc/x", "/x", "/proc/sys/kernel/core_pattern", "/dev/x", &secret, &journal] {
+            cell.refused(&format!("echo x > {path}")).await;
+        }
+        cell.refused("mknod null c 1 3").await;
+        cell.refused(&format!("ln {secret} here && cat here")).await;
+        cell.refused(&format!("ln -s {secret} link && cat link")).await;
+        assert_eq!(fs::read_to_string(&cell.secret).unwrap(), "the-secret");
+    }
+}
+
+#[tokio::test]
+async fn file_tools_are_held_by_the_same_walls() {
+    for cell in Cell::all().await {
+        let secret = cell.secret.display().to_string();
+        cell.bash(&format!("ln -s {secret} link; ln -s /etc/shadow shadow; ln -s / slash")).await;
+        for (tool, input) in [
+            ("read", json!({ "path": "link" })),
+            ("read", json!({ "path": "shadow" })),
+            ("read", json!({ "path": secret })),
+            ("read", json!({ "path": format!("slash{secret}") })),
+            ("write", json!({ "path": "link", "content": "overwritten" })),
+            ("write", json!({ "path": "slash/usr/x", "content": "x" })),
+            ("edit", json!({ "path": "link", "edits": [{ "oldText": "secret", "newText": "x" }] })),
+            ("grep", json!({ "pattern": "secret", "path": secret })),
+            ("ls", json!({ "path": cell.daemon.state() })),
+        ] {
+            let ended = call(&cell.session, cell.next(), tool, input.clone()).await;
+            assert!(!text(&ended).contains("the-secret"), "{}: {tool} {input}: {}", cell.level, text(&ended));
+            // An atomic write replaces the link itself, inside the workspace: that reaches nobody.
+            if !input.to_string().contains("\"link\"") {
+                assert!(ended.result.is_some_and(|r| r.is_error), "{}: {tool} {input}", cell.level);
+            }
+        }
+        assert_eq!(fs::read_to_string(&cell.secret).unwrap(), "the-secret");
+    }
+}
+
+#[tokio::test]
+async fn the_daemon_cannot_be_reached() {
+    for cell in Cell::all().await {
+        let (pid, state) = (cell.daemon.pid(), cell.daemon.state().display().to_string());
+        for file in ["environ", "mem", "maps", "root/etc/hostname"] {
+            cell.refused(&format!("cat /proc/{pid}/{file}")).await;
+        }
+        for dir in ["fd", "root", "cwd", "map_files"] {
+            cell.refused(&format!("ls /proc/{pid}/{dir}/")).await;
+        }
+        let own = cell.bash("cat /proc/*/environ 2>/dev/null | tr '\\0' '\\n'; env").await;
+        assert!(!own.contains("do-not-leak") && !own.contains("CARGO"), "{own}");
+        let connect = format!("import socket; socket.socket(socket.AF_UNIX).connect('{state}/sock')");
+        cell.refused(&format!("python3 -c \"{connect}\"")).await;
+        cell.refused(&format!("kill -9 {pid}")).await;
+        // Its own domain process may die where there is no process namespace; the daemon may not.
+        cell.bash("kill -9 $PPID; kill -9 1; kill -9 -1").await;
+        assert_eq!(ok(&cell.session, cell.next(), "echo alive").await, "alive");
+    }
+}
+
+#[tokio::test]
+async fn another_session_cannot_be_reached() {
+    for cell in Cell::all().await {
+        let digest = SESSION.replace('0', "f");
+        let other = open(&cell.daemon.client(), &digest, 1).await.unwrap();
+        ok(&other, 1, "echo the-secret > mine; chmod 600 mine").await;
+        let path = cell.daemon.state().join("sessions").join(&digest).join("leaf/workspace");
+        let path = path.display();
+        cell.refused(&format!("cat {path}/mine")).await;
+        cell.refused(&format!("echo x > {path}/new")).await;
+        let sleeper = tokio::spawn(async move { bash(&other, 2, "exec sleep 77.5").await });
+        while cell.bash("true").await.is_empty() {}
+        cell.bash("pkill -9 -f 'sleep 77.5'").await;
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        assert!(!sleeper.is_finished(), "{}: a process of another session was killed", cell.level);
+    }
+}
+
+#[tokio::test]
+async fn there_is_no_network() {
+    for cell in Cell::all().await {
+        let port = cell.outside.local_addr().unwrap().port();
+        cell.refused(&format!("exec 3<>/dev/tcp/127.0.0.1/{port}")).await;
+        cell.refused("exec 3<>/dev/udp/192.0.2.1/53 && echo x >&3").await;
+        for family in ["AF_PACKET", "AF_VSOCK", "AF_ALG"] {
+            cell.refused(&format!("python3 -c 'import socket; socket.socket(socket.{family}, socket.SOCK_RAW)'")).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn rights_cannot_be_gained() {
+    for cell in Cell::all().await {
+        for command in [
+            "mount -t tmpfs none /tmp",
+            "unshare -U true",
+            "unshare -m true",
+            "python3 -c 'import os; os.setuid(12345)'",
+            "chroot / true",
+            "grep -E '^Cap(Prm|Eff|Bnd|Amb):.*[1-9a-f]' /proc/self/status",
+            "python3 -c 'import ctypes, sys; sys.exit(ctypes.CDLL(None).ptrace(0, 0, 0, 0) + 1 == 0)'",
+            "python3 -c 'import os; os.close(os.open(\"/proc/1/mem\", os.O_RDWR))'",
+            "hostname other",
+            "date -s 2001-01-01",
+            "dmesg",
+        ] {
+            cell.refused(command).await;
+        }
+        assert_eq!(cell.bash("grep NoNewPrivs /proc/self/status | cut -f2; ulimit -c").await, "1\n0");
+    }
+}
+
+#[tokio::test]
+async fn honest_work_is_not_disturbed() {
+    for cell in Cell::all().await {
+        let level = cell.level;
+        for (command, want) in [
+            ("mkdir -p a/b && mv a/b a/c && rm -r a && echo moved", "moved"),
+            ("echo x | sort | uniq | wc -l", "1"),
+            ("python3 -c 'print(sum(range(10)))'", "45"),
+            ("python3 -c 'import multiprocessing as m; print(m.Pool(2).map(abs, [-1]))'", "[1]"),
+            ("cat <(echo sub) > /dev/null; echo x > /dev/stdout", "x"),
+            ("git init -q . && git -c user.name=a -c user.email=b commit -q --allow-empty -m x && git log --format=%s", "x"),
+            ("f=$(mktemp) && echo $TMPDIR > $f && [ -s $f ] && echo temp", "temp"),
+            ("cd ~ && touch file && echo home", "home"),
+            ("whoami >/dev/null && id -u >/dev/null && echo id", "id"),
+            ("head -c 1 /dev/urandom | wc -c", "1"),
+        ] {
+            let command = if level == Level::Reduced && command.contains("multiprocessing") { continue } else { command };
+            assert_eq!(cell.bash(command).await, want, "{level}: {command}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_named_workspace_must_lie_below_an_allowed_root() {
+    let outside = tempfile::tempdir().unwrap();
+    let root = outside.path().join("root");
+    fs::create_dir_all(root.join("project")).unwrap();
+    fs::create_dir_all(outside.path().join("rootless")).unwrap();
+    std::os::unix::fs::symlink("/etc", root.join("link")).unwrap();
+    let daemon = Daemon::with(|s| s.roots = vec![root.clone()]).unwrap();
+    let open_at = async |digest: char, path: PathBuf| {
+        let open = torpor_exec_channel::message::Open {
+            session: SESSION.replace('0', &digest.to_string()),
+            epoch: torpor_core::Epoch(1),
+            workspace: Some(path.display().to_string()),
+        };
+        daemon.client().open(open).await
+    };
+    for (digest, bad) in
+        [('a', "root/link"), ('b', "rootless"), ('c', "root/project/../../rootless"), ('d', "root/missing")]
+    {
+        let refused = open_at(digest, outside.path().join(bad)).await.unwrap_err().to_string();
+        assert!(refused.contains("workspace"), "{refused}");
+    }
+    let session = open_at('e', root.join("project")).await.unwrap();
+    assert_eq!(ok(&session, 1, "pwd; touch made-inside").await, "/workspace");
+    assert!(root.join("project/made-inside").exists());
+    let moved = open_at('e', root.clone()).await.unwrap_err().to_string();
+    assert!(moved.contains("the session's workspace is"), "{moved}");
+}
