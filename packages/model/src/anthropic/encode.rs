@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
-use torpor_core::message::{Assistant, Block, Content, ToolResult};
+use torpor_core::message::{Assistant, Block, Content, StopReason, ToolResult};
 use torpor_core::model::{Error, Message, Request, Retry};
 
 use super::PROVIDER;
@@ -203,7 +203,18 @@ fn result<'a>(tool_use_id: &'a str, result: Option<&'a ToolResult>) -> Part<'a> 
 }
 
 fn parts(answer: &Assistant) -> Vec<Part<'_>> {
-    answer.blocks.iter().filter_map(part).collect()
+    // Thinking that the output limit cut off was never signed, and the API refuses it for the rest of the session.
+    let cut = answer.stop == StopReason::MaxTokens;
+    answer.blocks.iter().filter(|b| !(cut && is_unsigned_thinking(b))).filter_map(part).collect()
+}
+
+fn is_unsigned_thinking(block: &Block) -> bool {
+    match block {
+        Block::Opaque { value, .. } => {
+            value["type"] == "thinking" && value["signature"].as_str().unwrap_or_default().is_empty()
+        }
+        _ => false,
+    }
 }
 
 fn part(block: &Block) -> Option<Part<'_>> {

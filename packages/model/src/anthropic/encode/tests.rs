@@ -121,6 +121,26 @@ fn blank_texts_are_never_sent() {
 }
 
 #[test]
+fn thinking_that_was_cut_off_is_not_sent_back() {
+    let thinking = |signature: &str| Block::Opaque {
+        provider: PROVIDER.into(),
+        value: json!({"type": "thinking", "thinking": "hm", "signature": signature}),
+    };
+    let cases = [
+        (StopReason::MaxTokens, "", 1),
+        (StopReason::MaxTokens, "c2ln", 2),
+        // Some gateways never sign, and want it back all the same.
+        (StopReason::EndTurn, "", 2),
+    ];
+    for (stop, signature, parts) in cases {
+        let blocks = vec![thinking(signature), Block::Text { text: "x".into() }];
+        let cut = Message::Assistant(Assistant { blocks, stop, usage: Usage::default() });
+        let sent = messages(&[Message::User("x".into()), cut, Message::User("go on".into())]);
+        assert_eq!(sent[1]["content"].as_array().map(Vec::len), Some(parts), "{stop:?} {signature:?}");
+    }
+}
+
+#[test]
 fn four_cache_marks_at_most_and_none_when_off() {
     let mut conversation = vec![Message::User("x".into())];
     for i in 0..5 {
