@@ -156,14 +156,20 @@ fn sandbox_specs() -> Vec<Spec> {
                           file as it is now (include enough surrounding lines to make it unique); all replacements of \
                           one call are matched against the original and must not overlap. Read the file first. The \
                           answer shows the change as a diff.",
+            // Lenient where models are known to differ: one pair at the top level, or the list as a JSON string.
             schema: object(
-                &["path", "edits"],
+                &["path"],
                 json!({
                     "path": path_of("File to change."),
-                    "edits": {"type": "array", "minItems": 1, "items": object(&["oldText", "newText"], json!({
-                        "oldText": {"type": "string", "minLength": 1, "description": "Text to replace, exactly as it stands in the file."},
-                        "newText": {"type": "string", "description": "Text to put in its place."},
-                    }))},
+                    "edits": {"anyOf": [
+                        {"type": "array", "minItems": 1, "items": object(&["oldText", "newText"], json!({
+                            "oldText": {"type": "string", "minLength": 1, "description": "Text to replace, exactly as it stands in the file."},
+                            "newText": {"type": "string", "description": "Text to put in its place."},
+                        }))},
+                        {"type": "string"},
+                    ], "description": "The replacements."},
+                    "oldText": {"type": "string", "description": "Instead of `edits`, for a single replacement."},
+                    "newText": {"type": "string", "description": "Goes with `oldText`."},
                 }),
             ),
         },
@@ -182,8 +188,8 @@ fn sandbox_specs() -> Vec<Spec> {
         Spec {
             name: "grep",
             description: "Search file contents with a regular expression (ripgrep's syntax). Honours .gitignore, \
-                          includes hidden files, skips binary ones. Answers `path:line: text`, at most 100 matches \
-                          unless `limit` says otherwise; lines are cut at 500 characters.",
+                          includes hidden files, skips binary ones. Answers `path:line: text` with paths that `read` \
+                          takes, at most 100 matches unless `limit` says otherwise; lines are cut at 500 characters.",
             schema: object(
                 &["pattern"],
                 json!({
@@ -199,8 +205,9 @@ fn sandbox_specs() -> Vec<Spec> {
         },
         Spec {
             name: "find",
-            description: "Find files by name with a glob. Honours .gitignore, includes hidden files. Answers paths \
-                          relative to where it searched, at most 1,000 unless `limit` says otherwise.",
+            description: "Find files and folders by name with a glob: without `/` it matches names, with `/` paths. \
+                          Honours .gitignore, includes hidden files. Answers paths that `read` takes, at most 1,000 \
+                          unless `limit` says otherwise.",
             schema: object(
                 &["pattern"],
                 json!({
