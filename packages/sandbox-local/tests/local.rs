@@ -1,0 +1,147 @@
+//! The local sandbox from start to end, with this program as daemon, domain and brain.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use serde_json::json;
+use torpor_core::message::ToolResult;
+use torpor_core::sandbox::{Call, Ended, Error, Identity, Open, Sandbox, SandboxTransport};
+use torpor_core::{CallId, Epoch, Position, SessionKey};
+use torpor_hands::Level;
+use torpor_sandbox_local::{Config, Local};
+
+/// First argument that makes this program a brain which waits to be killed.
+const BRAIN: &str = "a-brain";
+
+fn main() -> ExitCode {
+    let args: Vec<_> = std::env::args_os().skip(1).collect();
+    match args.first() {
+        Some(first) if torpor_hands::is_ours(first) => return torpor_hands::main_entry(args.into_iter()),
+        Some(first) if first == BRAIN => brain(Path::new(&args[1])),
+        _ => {}
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        one_daemon_serves_all().await;
+        the_seam_keeps_its_promises().await;
+        killing_the_brain_harms_nothing().await;
+        what_is_not_allowed_is_refused().await;
+    });
+    println!("test result: ok. 4 passed");
+    ExitCode::SUCCESS
+}
+
+fn config(dir: &Path) -> Config {
+    let program = std::env::current_exe().unwrap();
+    // Deep enough that the socket's path does not fit an address.
+    let state = dir.join("a-folder-with-a-long-name".repeat(5)).join("state");
+    Config { orphan: Duration::from_millis(500), allow: Level::Reduced, ..Config::new(state, program) }
+}
+
+fn key() -> SessionKey {
+    SessionKey::new("tenant", "session").unwrap()
+}
+
+async fn open(local: &Local, epoch: u64) -> std::sync::Arc<dyn Sandbox> {
+    local.open(Open { session: key(), epoch: Epoch(epoch), workspace: None }).await.unwrap()
+}
+
+async fn bash(sandbox: &dyn Sandbox, position: u64, asked: &Identity, command: &str) -> Ended {
+    let id = CallId { session: key().digest(), position: Position(position) };
+    let (incarnation, input) = (asked.incarnation.clone(), json!({ "command": command }));
+    sandbox.call(Call { id, incarnation, tool: "bash".into(), input }).await.unwrap()
+}
+
+fn finished(text: &str) -> Ended {
+    Ended::Finished(ToolResult::text(text))
+}
+
+async fn one_daemon_serves_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (Local::new(config(dir.path())).unwrap(), Local::new(config(dir.path())).unwrap());
+    let (a, b) = tokio::join!(open(&first, 1), open(&second, 1));
+    assert_eq!(a.identity(), b.identity());
+    assert_eq!(a.identity().name, "local");
+    let line = first.probe().await.unwrap();
+    assert!(line.contains(&a.identity().incarnation) && line.contains(first.level().as_str()), "{line}");
+}
+
+async fn the_seam_keeps_its_promises() {
+    let dir = tempfile::tempdir().unwrap();
+    let local = Local::new(config(dir.path())).unwrap();
+    let sandbox = open(&local, 3).await;
+    let us = sandbox.identity().clone();
+    let workdir = local.workdir(&key(), None).unwrap();
+    assert_eq!(bash(&*sandbox, 1, &us, "pwd; echo x >> runs").await, finished(&workdir));
+    assert_eq!(bash(&*sandbox, 1, &us, "pwd; echo x >> runs").await, finished(&workdir));
+    assert_eq!(bash(&*sandbox, 2, &us, "cat runs").await, finished("x"));
+    let others = Identity { incarnation: "another".into(), ..us.clone() };
+    assert!(matches!(bash(&*sandbox, 3, &others, "echo x >> runs").await, Ended::Lost(_)));
+    let newer = open(&local, 4).await;
+    let id = CallId { session: key().digest(), position: Position(5) };
+    let call = Call { id: id.clone(), incarnation: us.incarnation.clone(), tool: "ls".into(), input: json!({}) };
+    match sandbox.call(call).await {
+        Err(Error::Fenced { mine: Epoch(3), current: Epoch(4) }) => {}
+        other => panic!("expected Fenced, got {other:?}"),
+    }
+    newer.cancel(&id).await.unwrap();
+}
+
+/// Opens a session, starts a command that takes its time, and waits to be killed, with a lock that a careless child
+/// would inherit.
+fn brain(dir: &Path) {
+    let lock = File::create(dir.join("lock")).unwrap();
+    lock.lock().unwrap();
+    // A copy without close-on-exec, as a library that knows no better would make.
+    let _careless = rustix::io::dup(&lock).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let local = Local::new(config(dir)).unwrap();
+        let sandbox = open(&local, 1).await;
+        let us = sandbox.identity().clone();
+        let slow =
+            bash(&*sandbox, 1, &us, "touch begun; while [ ! -e go ]; do sleep 0.01; done; echo x >> runs; cat runs");
+        let begun = async {
+            let mut position = 10;
+            loop {
+                position += 1;
+                if bash(&*sandbox, position, &us, "ls").await == finished("begun") {
+                    break;
+                }
+            }
+            println!("{}", us.incarnation);
+            std::future::pending::<()>().await;
+        };
+        tokio::join!(slow, begun)
+    });
+}
+
+async fn killing_the_brain_harms_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let program: PathBuf = std::env::current_exe().unwrap();
+    let mut brain = Command::new(program).arg(BRAIN).arg(dir.path()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(brain.stdout.take().unwrap()), &mut line).unwrap();
+    brain.kill().unwrap();
+    brain.wait().unwrap();
+    let lock = File::open(dir.path().join("lock")).unwrap();
+    lock.try_lock().expect("the brain's lock ends with it");
+    let local = Local::new(config(dir.path())).unwrap();
+    let next = open(&local, 2).await;
+    let us = next.identity().clone();
+    assert_eq!(us.incarnation, line.trim());
+    assert_eq!(bash(&*next, 100, &us, "touch go").await, finished("(no output)"));
+    assert_eq!(bash(&*next, 1, &us, "not what was asked for").await, finished("x"));
+}
+
+async fn what_is_not_allowed_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let local = Local::new(config(dir.path())).unwrap();
+    for workspace in ["/etc", "relative", "/"] {
+        assert!(matches!(local.workdir(&key(), Some(workspace)), Err(Error::Refused(_))), "{workspace}");
+    }
+    let nowhere = Config { program: "/no/such/program".into(), ..config(&dir.path().join("other")) };
+    assert!(matches!(Local::new(nowhere), Err(Error::None(_))));
+}
