@@ -17,7 +17,9 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use raw::{Env, ProcessEnv, Raw};
+#[cfg(test)]
+use raw::Env;
+pub(crate) use raw::{ProcessEnv, Raw};
 pub(crate) use table::{Overrides, SETTINGS};
 
 /// Where tools run.
@@ -54,6 +56,8 @@ pub(crate) struct Config {
     pub(crate) confinement: Confinement,
     pub(crate) sandbox_network: bool,
     pub(crate) workspace_roots: Vec<PathBuf>,
+    pub(crate) sandbox_readable: Vec<PathBuf>,
+    pub(crate) sandbox_path: Option<String>,
     pub(crate) orphan: Duration,
     pub(crate) result_ttl: Duration,
     pub(crate) log: String,
@@ -149,7 +153,8 @@ impl Config {
                 ],
             )
             .unwrap_or(Confinement::Full);
-        let workspace_roots = read_roots(&mut r);
+        let workspace_roots = read_folders(&mut r, "TORPOR_WORKSPACE_ROOTS");
+        let sandbox_readable = read_folders(&mut r, "TORPOR_SANDBOX_READABLE");
         let data_dir = read_data_dir(&mut r);
         let lease = Duration::from_millis(r.number("TORPOR_LEASE_MS", 100, 600_000));
         let models = read_models(&mut r);
@@ -185,6 +190,8 @@ impl Config {
             confinement,
             sandbox_network: r.flag("TORPOR_SANDBOX_NETWORK"),
             workspace_roots,
+            sandbox_readable,
+            sandbox_path: r.text("TORPOR_SANDBOX_PATH").map(str::to_owned),
             orphan: r.seconds("TORPOR_ORPHAN_SECONDS", 1, 30 * DAY),
             result_ttl: r.seconds("TORPOR_RESULT_TTL_SECONDS", 1, 3650 * DAY),
             log: r.text("TORPOR_LOG").unwrap_or("info").to_owned(),
@@ -220,23 +227,16 @@ fn read_sandbox(r: &mut Reader<'_>) -> SandboxKind {
     r.one_of("TORPOR_SANDBOX", &choices).unwrap_or(SandboxKind::None)
 }
 
-fn read_roots(r: &mut Reader<'_>) -> Vec<PathBuf> {
-    let roots: Vec<PathBuf> = r
-        .text("TORPOR_WORKSPACE_ROOTS")
-        .unwrap_or_default()
-        .split(':')
-        .filter(|s| !s.is_empty())
-        .map(PathBuf::from)
-        .collect();
-    let mut real = Vec::with_capacity(roots.len());
-    for root in roots {
-        match std::fs::canonicalize(&root) {
+/// Folders separated by `:`, as real paths. The root folder is none: it would share everything.
+fn read_folders(r: &mut Reader<'_>, name: &str) -> Vec<PathBuf> {
+    let given = r.text(name).unwrap_or_default().split(':').filter(|s| !s.is_empty());
+    let given: Vec<PathBuf> = given.map(PathBuf::from).collect();
+    let mut real = Vec::with_capacity(given.len());
+    for folder in given {
+        match std::fs::canonicalize(&folder) {
             Ok(p) if p.is_dir() && p != Path::new("/") => real.push(p),
-            Ok(p) => r.problem(
-                "TORPOR_WORKSPACE_ROOTS",
-                format_args!("{} is not a directory that can be shared", p.display()),
-            ),
-            Err(e) => r.problem("TORPOR_WORKSPACE_ROOTS", format_args!("{}: {e}", root.display())),
+            Ok(p) => r.problem(name, format_args!("{} is not a folder that can be shared", p.display())),
+            Err(e) => r.problem(name, format_args!("{}: {e}", folder.display())),
         }
     }
     real

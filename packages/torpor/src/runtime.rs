@@ -104,19 +104,21 @@ pub(crate) fn sandbox(config: &Config) -> anyhow::Result<Option<Arc<torpor_sandb
     if config.sandbox == SandboxKind::None {
         return Ok(None);
     }
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
     let local = torpor_sandbox_local::Config {
-        state_dir: config.data_dir.join("hands"),
         allow: match config.confinement {
-            Confinement::Full => torpor_sandbox_local::Level::Full,
-            Confinement::Reduced => torpor_sandbox_local::Level::Reduced,
-            Confinement::Unconfined => torpor_sandbox_local::Level::Unconfined,
+            Confinement::Full => torpor_hands::Level::Full,
+            Confinement::Reduced => torpor_hands::Level::Reduced,
+            Confinement::Unconfined => torpor_hands::Level::Unconfined,
         },
         workspace_roots: config.workspace_roots.clone(),
+        readable: config.sandbox_readable.clone(),
         network: config.sandbox_network,
         orphan: config.orphan,
-        program: std::env::current_exe().context("cannot find this program's own file")?,
+        path: config.sandbox_path.clone(),
+        ..torpor_sandbox_local::Config::new(config.data_dir.join("hands"), program)
     };
-    Ok(Some(Arc::new(torpor_sandbox_local::Local::new(local))))
+    Ok(Some(Arc::new(torpor_sandbox_local::Local::new(local)?)))
 }
 
 fn host_name() -> String {
@@ -148,7 +150,11 @@ impl torpor_server::Check for SandboxCheck {
     }
 
     async fn check(&self) -> Result<String, String> {
-        self.0.probe().await.map_err(|e| e.to_string())
+        // The probe's line names paths and processes: that is for the doctor, not for whoever asks over HTTP.
+        self.0.probe().await.map(|_| format!("local, level {}", self.0.level())).map_err(|e| {
+            tracing::warn!(error = %e, "the sandbox is not ready");
+            "the local hands do not answer".to_owned()
+        })
     }
 }
 

@@ -70,6 +70,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
     Setting::new("TORPOR_SANDBOX_LEVEL", "full", "Weakest confinement to accept: full, reduced, unconfined"),
     Setting::switch("TORPOR_SANDBOX_NETWORK", "Let commands use the network"),
     Setting::new("TORPOR_WORKSPACE_ROOTS", "", "Folders, separated by `:`, inside which a `workspaceRef` may point"),
+    Setting::new(
+        "TORPOR_SANDBOX_READABLE",
+        "",
+        "Further folders, separated by `:`, that commands may read and run programs from",
+    ),
+    Setting::unset("TORPOR_SANDBOX_PATH", "Search path of commands [default: the usual system folders]"),
     Setting::new("TORPOR_ORPHAN_SECONDS", "600", "How long commands live on without a brain"),
     Setting::new("TORPOR_RESULT_TTL_SECONDS", "86400", "How long records of ended runs are kept"),
     Setting::new("TORPOR_LEASE_MS", "3000", "Takeover time; the heartbeat is a third of it"),

@@ -66,7 +66,7 @@ impl Server {
     /// What the server says about its sandbox.
     pub(super) async fn sandbox(&self) -> Result<String, Error> {
         let ready = self.client.get("/readyz").await?;
-        let said = &ready.body["checks"]["sandbox"];
+        let said = &ready.body["checks"]["sandbox"]["detail"];
         match said.as_str() {
             Some(text) if ready.status.is_success() => Ok(text.to_owned()),
             _ => Err(Error::Unavailable(format!("the sandbox is not ready: {}", ready.body))),

@@ -48,7 +48,7 @@ impl Stage {
     }
 
     pub(super) fn database(&self) -> PathBuf {
-        self.data().join("torpor.db")
+        self.data().join("store.db")
     }
 
     pub(super) fn project(&self) -> PathBuf {
