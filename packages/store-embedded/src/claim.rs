@@ -122,8 +122,9 @@ pub(crate) fn heartbeat(b: &mut Batch<'_>, worker: &WorkerId, keys: &[LeaseKey])
             lost.push(key.clone());
             continue;
         };
-        // A live lease is extended in memory. One that was offered again must leave the queue first.
-        if b.state.leases.is_waiting(&held) || revive(b, &held)? {
+        // A live lease is extended in memory. One that may have been offered again must leave the queue first.
+        let live = held.until > now && b.state.leases.is_waiting(&held);
+        if live || revive(b, &held)? {
             b.state.leases.put(key.run.clone(), Held { until, ..held });
         } else {
             lost.push(key.clone());

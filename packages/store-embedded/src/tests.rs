@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use torpor_core::entry::Body;
 use torpor_core::log::{Append, AppendError, SessionLog as _};
-use torpor_core::queue::{Backlog, Lease, Release, WorkQueue as _};
+use torpor_core::queue::{Backlog, Lease, NewRun, Release, WorkQueue as _};
 use torpor_core::run::RunStore as _;
-use torpor_core::{Position, store};
+use torpor_core::{Clock as _, Position, store};
 use torpor_testkit::clock::ManualClock;
-use torpor_testkit::sample::{claimed, first, first_claimed, write};
+use torpor_testkit::sample::{claimed, done, ended, first, first_claimed, write};
 
 use crate::{Options, Store};
 
@@ -136,6 +136,86 @@ async fn a_claim_whose_commit_failed_loses_no_run() {
         assert_eq!(f.store.claim(&"w".into(), 1, Duration::ZERO).await.unwrap().len(), 0);
         f.clock.advance(Duration::from_secs(4));
     }
+}
+
+#[tokio::test]
+async fn a_due_run_whose_claim_failed_is_found_again() {
+    let f = Fixture::new();
+    let not_before = Some(f.clock.now().after(Duration::from_secs(1)));
+    f.store.enqueue(NewRun { not_before, ..first("s") }).await.unwrap();
+    f.clock.advance(Duration::from_secs(1));
+    let failed = f
+        .store
+        .writer
+        .write(|b| -> Result<(), _> {
+            assert_eq!(crate::claim::claim(b, &"w".into(), 1)?.leases.len(), 1);
+            Err(store::Error::Failed("on purpose".to_owned()).into())
+        })
+        .await;
+    assert!(failed.is_err());
+    assert_eq!(f.store.claim(&"w".into(), 1, Duration::ZERO).await.unwrap().len(), 1);
+}
+
+/// A heartbeat that shares its commit with a claim that put the run on offer revives the lease all the same.
+#[tokio::test]
+async fn a_heartbeat_right_after_an_offer_takes_it_back() {
+    let f = Fixture::new();
+    let leases = [f.running("a").await, f.running("b").await];
+    f.clock.advance(Duration::from_secs(4));
+    let keys = [leases[0].key(), leases[1].key()];
+    let (taken, lost) = f
+        .store
+        .writer
+        .write(move |b| {
+            let taken = crate::claim::claim(b, &"w2".into(), 1)?.leases.remove(0).record.run_id;
+            Ok((taken, crate::claim::heartbeat(b, &"w".into(), &keys)?))
+        })
+        .await
+        .unwrap();
+    assert_eq!(lost.iter().map(|key| &key.run).collect::<Vec<_>>(), [&taken]);
+    assert_eq!(f.store.backlog().await.unwrap(), Backlog { leased: 2, ..Backlog::default() });
+    assert!(f.store.claim(&"w3".into(), 10, Duration::ZERO).await.unwrap().is_empty());
+}
+
+/// Whoever waits sleeps until something is due, and does not come back for an instant that is past.
+#[tokio::test]
+async fn waiters_sleep_until_the_true_next_instant() {
+    let f = Fixture::new();
+    let due = || *f.store.signals.due.borrow();
+    let worker = "w".into();
+    let look = || f.store.claim(&worker, 1, Duration::ZERO);
+    assert_eq!(due(), u64::MAX);
+    let lease = f.running("s").await;
+    assert_eq!(due(), f.clock.now().after(Duration::from_secs(3)).0, "the end of the lease");
+    f.clock.advance(Duration::from_secs(2));
+    f.store.heartbeat(&lease.worker, &[lease.key()]).await.unwrap();
+    f.clock.advance(Duration::from_secs(2));
+    assert!(look().await.unwrap().is_empty());
+    assert_eq!(due(), f.clock.now().after(Duration::from_secs(1)).0, "the heartbeat moved it");
+    assert!(f.store.release(&lease.key(), Release::Wait { after: Duration::from_millis(500) }).await.unwrap());
+    assert_eq!(due(), f.clock.now().after(Duration::from_millis(500)).0, "the delay");
+    f.clock.advance(Duration::from_millis(500));
+    let lease = look().await.unwrap().remove(0);
+    f.store.append(write(&lease, 0, vec![ended(&lease, done("ok"))])).await.unwrap();
+    assert!(look().await.unwrap().is_empty());
+    assert_eq!(due(), u64::MAX, "nothing is left to wait for");
+}
+
+/// `kill -9` cannot tell: only losing power would.
+#[tokio::test]
+async fn commits_are_synced() {
+    let f = Fixture::new();
+    let mode = f
+        .store
+        .writer
+        .write(|b| {
+            let journal: String = b.conn.query_row("PRAGMA journal_mode", [], |r| r.get(0))?;
+            let synchronous: i64 = b.conn.query_row("PRAGMA synchronous", [], |r| r.get(0))?;
+            Ok((journal, synchronous))
+        })
+        .await
+        .unwrap();
+    assert_eq!(mode, ("wal".to_owned(), 2)); // 2 is FULL
 }
 
 #[tokio::test]
