@@ -65,7 +65,10 @@ async fn guide(args: &Arguments) -> Result<Exit, Error> {
     let well = kill_and_resume(server, &stage).await?;
 
     println!("\n{}", ui::bold("Where to look"));
-    println!("  the log of every session   sqlite3 {} 'select * from entries limit 20'", stage.database().display());
+    println!(
+        "  the log of every session   sqlite3 {} 'select session, position, type, body from log limit 30'",
+        stage.database().display()
+    );
     println!("  the server's own log       {}", stage.server_log().display());
     println!("  the files                  {}", stage.project().display());
     println!("  your own first run         torpor run 'What is in this folder?' --workspace .");

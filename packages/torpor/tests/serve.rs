@@ -75,9 +75,9 @@ async fn ten_parallel_turns_on_one_session_are_all_kept_in_order() {
         async move { server.post("/turn", &json!({"prompt": format!("turn {n}"), "sessionId": session})).await }
     });
     assert!(join_all(turns).await.iter().all(|a| a.status == 200 && a.body["stopReason"] == json!("end_turn")));
-    let log = world.sqlite("select count(*) from entries where body like '%\"run_started\"%'");
+    let log = world.sqlite("select count(*) from entry where body like '%\"run_started\"%'");
     assert_eq!(log, 11);
-    let ended = world.sqlite("select count(*) from entries where body like '%\"run_ended\"%'");
+    let ended = world.sqlite("select count(*) from entry where body like '%\"run_ended\"%'");
     assert_eq!(ended, 11);
 }
 
@@ -112,7 +112,7 @@ async fn hands_that_die_are_told_to_the_model_and_nothing_is_repeated() {
     let record = server.ended(&run).await;
     assert_eq!(record["status"], json!("done"), "{record}");
     assert_eq!(world.count("ledger", "x"), 1);
-    assert_eq!(world.sqlite("select count(*) from entries where body like '%sandbox_lost%'"), 1);
+    assert_eq!(world.sqlite("select count(*) from entry where body like '%sandbox_lost%'"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,8 +145,8 @@ async fn on_sigterm_short_work_finishes_and_long_work_is_handed_over() {
     let long = bash("echo started >> ledger; until [ -e release ]; do sleep 0.02; done; echo ended >> ledger");
     let long = server.submit(world.prompt(&format!("{long};text"))).await;
     until_file(&world.file("ledger")).await;
-    let short = server.post("/turn", &json!({"prompt": "x [[s:delay=500;text]]"}));
-    let (answer, ()) = tokio::join!(short, world.model.wait_for_requests(2));
+    let prompt = json!({"prompt": "x [[s:delay=500;text]]"});
+    let (answer, ()) = tokio::join!(server.post("/turn", &prompt), world.model.wait_for_requests(2));
     assert_eq!(answer.status, 200);
     let (code, took) = server.terminate().await;
     assert_eq!(code, Some(0), "{}", world.log());

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
-use torpor_testkit::model_server::{self, ModelServer, script};
+use torpor_testkit::model_server::{ModelServer, script};
 
 /// Longest that anything here may take; a test that needs it has failed.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -110,7 +110,7 @@ impl World {
     }
 
     /// One number out of the store, read beside the running server as an operator would.
-    pub fn sqlite(&self, query: &str) -> u64 {
+    pub fn sqlite(&self, query: &str) -> i64 {
         let db = rusqlite::Connection::open(self.data().join("store.db")).unwrap();
         db.query_row(query, [], |row| row.get(0)).unwrap()
     }
