@@ -20,7 +20,7 @@ use tower::ServiceExt as _;
 use crate::fake::Fake;
 
 /// Longer than anything here takes; a test that meets it has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An answer.
 #[derive(Debug)]

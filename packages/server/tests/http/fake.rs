@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use torpor_core::entry::RunTotals;
 use torpor_core::envelope::Work;
 use torpor_core::log::Head;
@@ -20,6 +21,8 @@ use torpor_core::run::{Filter, Page, Record, RunStore};
 use torpor_core::{Epoch, RunId, SessionKey, SystemClock, Timestamp, WorkerId, model, store};
 use torpor_harness::Settings;
 use torpor_server::{App, Check, LocalWorker};
+
+use crate::client::PATIENCE;
 
 /// When every run of the fake was accepted, plus its number in milliseconds.
 pub(crate) const EPOCH: Timestamp = Timestamp(1_795_132_800_000);
@@ -86,7 +89,8 @@ impl Fake {
     /// Waits until `n` runs were accepted.
     pub(crate) async fn accepted(&self, n: usize) {
         let mut changed = self.changed.subscribe();
-        changed.wait_for(|_| self.lock().runs.len() >= n).await.unwrap();
+        let enough = changed.wait_for(|_| self.lock().runs.len() >= n);
+        drop(timeout(PATIENCE, enough).await.expect("no run was accepted"));
     }
 
     /// Ends every run that waits to be released, and those to come.
@@ -290,7 +294,7 @@ impl RunStore for Fake {
         let newer = changed.wait_for(|_| {
             self.down.load(SeqCst) || self.lock().runs.iter().any(|r| r.run_id == *run && r.version > seen)
         });
-        let _ = tokio::time::timeout(max, newer).await;
+        let _ = timeout(max, newer).await;
         self.get(run).await
     }
 
