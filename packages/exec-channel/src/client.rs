@@ -78,6 +78,8 @@ pub struct Options {
     pub name: String,
     /// How long to try for a connection.
     pub patience: Duration,
+    /// Digest of the settings that the hands must have, for a transport that starts them.
+    pub settings: Option<String>,
 }
 
 /// Where sessions come from: clones share one connection.
@@ -132,7 +134,7 @@ impl Client {
         let (until, mut pause) = (Instant::now() + self.options.patience, FIRST_PAUSE);
         loop {
             let tried = match self.dial.dial().await {
-                Ok(stream) => Connection::start(stream, &self.options.program).await,
+                Ok(stream) => Connection::start(stream, &self.options).await,
                 Err(e) => Err(e),
             };
             match tried {

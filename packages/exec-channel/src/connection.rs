@@ -14,9 +14,9 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use crate::client::{Error, Stream};
+use crate::client::{Error, Options, Stream};
 use crate::frame::{Frame, Kind, MAX_DATA, STDIN_WINDOW};
-use crate::message::{Hands, Hello, PROTOCOL, Refused, from_frame, to_frame};
+use crate::message::{Code, Hands, Hello, PROTOCOL, Refused, from_frame, to_frame};
 use crate::wire::{Reader, Writer};
 
 /// Most requests under way on one connection.
@@ -58,10 +58,11 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Says hello on `stream` and starts the tasks that serve it.
-    pub(crate) async fn start(stream: Box<dyn Stream>, program: &str) -> Result<Self, Error> {
+    pub(crate) async fn start(stream: Box<dyn Stream>, options: &Options) -> Result<Self, Error> {
         let (read, write) = tokio::io::split(stream);
         let (mut reader, mut writer) = (Reader::new(read), Writer::new(write));
-        let hello = Hello { protocol: PROTOCOL, program: program.to_owned(), hands: None };
+        let (program, settings) = (options.program.clone(), options.settings.clone());
+        let hello = Hello { protocol: PROTOCOL, program, settings, hands: None };
         let hands = timeout(HELLO_WITHIN, async {
             let broken = |e| Error::Unreachable(format!("the channel broke during hello: {e}"));
             writer.push(&to_frame(Kind::Hello, 0, &hello)).await.map_err(broken)?;
@@ -104,7 +105,7 @@ impl Connection {
             }
             if t.slots.len() >= MAX_STREAMS {
                 return Err(Error::Refused(Refused {
-                    code: crate::message::Code::Busy,
+                    code: Code::Busy,
                     message: format!("{MAX_STREAMS} requests are under way on this channel"),
                     current: None,
                 }));
@@ -123,7 +124,7 @@ impl Connection {
         let frame = to_frame(kind, id, message);
         if frame.payload.len() > crate::frame::MAX_PAYLOAD {
             return Err(Error::Refused(Refused {
-                code: crate::message::Code::Invalid,
+                code: Code::Invalid,
                 message: format!(
                     "the request has {} bytes, the channel carries {}",
                     frame.payload.len(),
@@ -154,7 +155,12 @@ fn bury(table: &Shared) {
 
 fn read_hello(frame: &Frame) -> Result<Hands, Error> {
     if frame.kind == Kind::Refused {
-        return Err(Error::Refused(from_frame(frame).map_err(Error::Protocol)?));
+        let refused: Refused = from_frame(frame).map_err(Error::Protocol)?;
+        return Err(match refused.code {
+            Code::Busy => Error::Unreachable(refused.message), // they make room, or will once they are idle
+            Code::Version => Error::Version(refused.message),
+            _ => Error::Refused(refused),
+        });
     }
     if frame.kind != Kind::Hello {
         return Err(Error::Protocol(format!("expected a Hello frame first, got {:?}", frame.kind)));

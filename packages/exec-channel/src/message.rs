@@ -22,6 +22,10 @@ pub struct Hello {
     pub protocol: u32,
     /// Program and version of the sender, for people.
     pub program: String,
+    /// Digest of the settings that the brain expects the hands to have, where it started them itself. Idle hands with
+    /// others make room for new ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<String>,
     /// Said by the hands only.
     #[serde(default)]
     pub hands: Option<Hands>,

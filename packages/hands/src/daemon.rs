@@ -15,7 +15,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
@@ -69,6 +69,7 @@ fn io_error(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> Error {
 pub async fn run(settings: Settings, say: impl FnOnce(&str)) -> Result<(), Error> {
     let _ = sys::not_dumpable(); // an old kernel's refusal leaves the other walls
     sys::ignore_signal(libc::SIGHUP);
+    let asked = settings.digest();
     let state = prepare(&settings.state)?;
     let settings = Settings { state, ..settings };
     let state = settings.state.as_path();
@@ -77,13 +78,12 @@ pub async fn run(settings: Settings, say: impl FnOnce(&str)) -> Result<(), Error
         return if e == rustix::io::Errno::WOULDBLOCK { Err(Error::Already) } else { Err(io_error("lock")(e.into())) };
     }
     let level = choose_level(&settings).await?;
-    let sessions = Sessions::new(settings.clone(), level);
+    let sessions = Sessions::new(settings.clone(), level, asked);
     let _ = fs::remove_file(state.join(socket::NAME)); // of a predecessor that was killed: the lock says it is gone
     let (address, dir) = socket::address(state).map_err(io_error("socket"))?;
     let listener = UnixListener::bind(&address).map_err(io_error(state.join(socket::NAME).display()))?;
     drop(dir);
     fs::set_permissions(state.join(socket::NAME), fs::Permissions::from_mode(0o600)).map_err(io_error("socket"))?;
-    fs::write(state.join(socket::LEVEL), level.as_str()).map_err(io_error("level file"))?;
     say(READY);
 
     let served = serve(&listener, &sessions, &settings).await;
@@ -157,11 +157,12 @@ async fn serve(listener: &UnixListener, sessions: &Arc<Sessions>, settings: &Set
     let mut terminate = signal(SignalKind::terminate()).map_err(io_error("signals"))?;
     let mut tick = interval(TICK.min(settings.orphan.max(Duration::from_millis(10))));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let connections = Arc::new(AtomicUsize::new(0));
+    let connections = sessions.connections();
     let mut idle_since = Instant::now();
     loop {
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
+            () = sessions.replaced() => return Ok(()),
             _ = tick.tick() => {
                 sessions.sweep().await;
                 if connections.load(Ordering::Relaxed) > 0 || sessions.busy() {

@@ -3,8 +3,11 @@
 //! Owns: the settings and their form as command line arguments. Must not know: where their values come from.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use sha2::{Digest, Sha256};
 
 use crate::level::Level;
 
@@ -71,6 +74,17 @@ impl Settings {
             args.push("--exit-when-idle".into());
         }
         args
+    }
+
+    /// Stands for these settings: other settings, another digest.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let mut sum = Sha256::new();
+        for arg in self.to_args() {
+            sum.update((arg.len() as u64).to_be_bytes());
+            sum.update(arg.as_bytes());
+        }
+        torpor_core::id::hex(&sum.finalize()[..16])
     }
 
     /// Reads arguments.

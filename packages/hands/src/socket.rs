@@ -13,8 +13,6 @@ use tokio::net::UnixStream;
 pub const NAME: &str = "sock";
 /// Name of the file whose lock makes the daemon the only one.
 pub const LOCK: &str = "lock";
-/// Name of the file that tells the level of the last daemon.
-pub const LEVEL: &str = "level";
 /// Bytes of a path that fit into a socket address, with the final NUL.
 const SUN_PATH: usize = 107;
 

@@ -97,7 +97,8 @@ impl Local {
         let config = Arc::new(Config { state_dir, ..config });
         let level = start::level(&config)?;
         let program = format!("torpor {}", env!("CARGO_PKG_VERSION"));
-        let options = Options { program, name: NAME.into(), patience: PATIENCE };
+        let settings = Some(config.settings().digest());
+        let options = Options { program, name: NAME.into(), patience: PATIENCE, settings };
         let client = Client::new(Dialer::new(config.clone()), options);
         Ok(Self { client, config, level })
     }

@@ -28,8 +28,9 @@ fn main() -> ExitCode {
         the_seam_keeps_its_promises().await;
         killing_the_brain_harms_nothing().await;
         what_is_not_allowed_is_refused().await;
+        other_settings_get_other_hands().await;
     });
-    println!("test result: ok. 4 passed");
+    println!("test result: ok. 5 passed");
     ExitCode::SUCCESS
 }
 
@@ -144,4 +145,20 @@ async fn what_is_not_allowed_is_refused() {
     }
     let nowhere = Config { program: "/no/such/program".into(), ..config(&dir.path().join("other")) };
     assert!(matches!(Local::new(nowhere), Err(Error::None(_))));
+}
+
+async fn other_settings_get_other_hands() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Local::new(config(dir.path())).unwrap();
+    let before = open(&first, 1).await;
+    let us = before.identity().clone();
+    let other = || Local::new(Config { path: Some("/usr/bin:/bin".into()), ..config(dir.path()) }).unwrap();
+    // While a brain is attached its hands stay; once they are idle they make room.
+    let waiting = tokio::spawn({
+        let other = other();
+        async move { open(&other, 2).await.identity().clone() }
+    });
+    assert_eq!(bash(&*before, 1, &us, "sleep 0.2; echo undisturbed").await, finished("undisturbed"));
+    drop((before, first));
+    assert_ne!(waiting.await.unwrap().incarnation, us.incarnation);
 }

@@ -6,8 +6,9 @@ use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Processes and threads of one session. (The kernel exempts the machine's root user.)
-const PROCESSES: u64 = 2_048;
+/// Processes and threads of one session. The kernel exempts the machine's root user from the limit, but not from the
+/// number of process ids in a namespace (see `root`).
+pub(super) const PROCESSES: u64 = 2_048;
 /// Open files of one process: soft and hard.
 const FILES: (u64, u64) = (4_096, 65_536);
 /// Largest file in bytes.

@@ -200,6 +200,7 @@ async fn end(session: &Session, domain: &Arc<Domain>, running: &mut Running) {
 fn result(session: &Session, call: &Call, output: &Output, cut: Option<Exit>, report: Option<Report>) -> Ended {
     let summary = output.finish();
     let extent = summary.extent;
+    session.stored(extent.head + extent.tail);
     let exit = match (cut, report) {
         (Some(cut), _) => cut,
         (None, Some(Report::Exited(code))) => Exit::Code(code),

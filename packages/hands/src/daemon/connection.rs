@@ -84,16 +84,23 @@ where
     };
     let program = format!("torpor-hands {}", env!("CARGO_PKG_VERSION"));
     let same = theirs.protocol == PROTOCOL;
-    let answer = if same {
-        to_frame(Kind::Hello, 0, &Hello { protocol: PROTOCOL, program, hands: Some(sessions.hands()) })
+    let welcome = if same {
+        sessions.expected(theirs.settings.as_deref())
     } else {
         let (who, version) = (theirs.program, theirs.protocol);
         let message = format!("{who} speaks exec channel {version}, {program} speaks {PROTOCOL}");
-        to_frame(Kind::Refused, 0, &Refused { code: Code::Version, message, current: None })
+        Err(Refused { code: Code::Version, message, current: None })
+    };
+    let answer = match &welcome {
+        Ok(()) => {
+            let hello = Hello { protocol: PROTOCOL, program, settings: None, hands: Some(sessions.hands()) };
+            to_frame(Kind::Hello, 0, &hello)
+        }
+        Err(refused) => to_frame(Kind::Refused, 0, refused),
     };
     writer.push(&answer).await?;
     writer.flush().await?;
-    Ok(same)
+    Ok(welcome.is_ok())
 }
 
 async fn write_frames(mut to: Writer<OwnedWriteHalf>, mut queue: mpsc::Receiver<Frame>) {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as Plain, PoisonError};
 use std::time::Duration;
 
@@ -25,12 +25,14 @@ use crate::domain::protocol::Setup;
 use crate::journal::{Journal, Known, Past, Record};
 use crate::output::Output;
 
-/// A domain without calls and without processes stays this long.
-const IDLE_DOMAIN: Duration = Duration::from_secs(60);
-/// One in which background processes run stays this long after the last call.
+/// A domain in which background processes run stays this long after the last call.
 const IDLE_BUSY_DOMAIN: Duration = Duration::from_secs(600);
 /// Bytes of stored output that a session may have; the oldest goes first.
 const MAX_OUTPUTS: u64 = 1024 * 1024 * 1024;
+/// Bytes that are written between two looks at what there is.
+const LOOK_EVERY: u64 = 128 * 1024 * 1024;
+/// What the smallest output takes, in bytes.
+const MIN_OUTPUT: u64 = 4096;
 
 /// What a request attaches to.
 pub(super) enum Attached {
@@ -55,6 +57,7 @@ pub(super) struct Session {
     dir: PathBuf,
     inner: Mutex<Inner>,
     used: Plain<Instant>,
+    unseen: AtomicU64, // bytes of output since the last look
     running: Arc<AtomicUsize>,
 }
 
@@ -87,7 +90,7 @@ impl Session {
         let opened = opened.map(|w| w.map(PathBuf::from));
         let inner = Inner { journal, opened, fence, past: calls, live: HashMap::new(), domain: None };
         let used = Plain::new(Instant::now());
-        Ok(Arc::new(Self { shared, dir, inner: Mutex::new(inner), used, running }))
+        Ok(Arc::new(Self { shared, dir, inner: Mutex::new(inner), used, unseen: AtomicU64::new(LOOK_EVERY), running }))
     }
 
     /// Binds the session to its workspace, and raises the fence.
@@ -323,8 +326,16 @@ impl Session {
         if let Some(dir) = segments.parent() {
             fs::create_dir_all(dir)?;
         }
-        sweep_outputs(&self.dir.join("outputs"), position);
+        if self.unseen.load(Ordering::Relaxed) >= LOOK_EVERY {
+            self.unseen.store(0, Ordering::Relaxed);
+            sweep_outputs(&self.dir, position);
+        }
         Output::create(&output, segments)
+    }
+
+    /// Counts what a call has stored.
+    pub(super) fn stored(&self, bytes: u64) {
+        self.unseen.fetch_add(bytes.max(MIN_OUTPUT), Ordering::Relaxed);
     }
 
     /// How long nobody has asked for anything.
@@ -332,13 +343,18 @@ impl Session {
         self.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
-    /// Ends calls that nobody waits for, and a domain that is not used.
-    pub(super) async fn sweep(&self) {
+    /// Whether it has a domain, as far as that can be told without waiting.
+    pub(super) fn has_domain(&self) -> bool {
+        self.inner.try_lock().map_or(true, |inner| inner.domain.is_some())
+    }
+
+    /// Ends calls that nobody waits for, and a domain that was not used for `rest`.
+    pub(super) async fn sweep(&self, rest: Duration) {
         let Ok(mut inner) = self.inner.try_lock() else { return }; // somebody is using it
         let orphan = self.shared.settings.orphan;
         inner.live.values().filter(|c| c.unwatched() >= orphan).for_each(|c| c.cancel());
         let rested = self.rested();
-        if !inner.live.is_empty() || rested < IDLE_DOMAIN {
+        if !inner.live.is_empty() || rested < rest {
             return;
         }
         let Some(domain) = inner.domain.clone() else { return };
@@ -370,11 +386,12 @@ fn lost(why: String) -> Ended {
 }
 
 /// Removes the oldest outputs until the rest is within the bound. `except` is about to be written.
-fn sweep_outputs(outputs: &Path, except: u64) {
+fn sweep_outputs(session: &Path, except: u64) {
+    let (outputs, segments) = (session.join("outputs"), session.join("segments"));
     let mut found: Vec<(u64, u64)> = Vec::new();
-    for entry in fs::read_dir(outputs).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(&outputs).into_iter().flatten().flatten() {
         let position = entry.file_name().to_str().and_then(|n| n.parse().ok());
-        let size = fs::metadata(entry.path().join("output")).map_or(0, |m| m.len());
+        let size = fs::metadata(entry.path().join("output")).map_or(0, |m| m.len()).max(MIN_OUTPUT);
         found.extend(position.filter(|p| *p != except).map(|p| (p, size)));
     }
     let mut total: u64 = found.iter().map(|(_, size)| size).sum();
@@ -384,6 +401,7 @@ fn sweep_outputs(outputs: &Path, except: u64) {
             return;
         }
         let _ = fs::remove_dir_all(outputs.join(position.to_string()));
+        let _ = fs::remove_file(segments.join(position.to_string()));
         total -= size;
     }
 }

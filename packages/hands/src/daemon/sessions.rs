@@ -4,9 +4,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Notify, Semaphore};
 use torpor_exec_channel::message::{Code, Hands, Refused};
 
 use super::session::Session;
@@ -17,6 +18,11 @@ use crate::settings::Settings;
 const MAX_RUNNING: usize = 256;
 /// Sessions kept in memory.
 const MAX_SESSIONS: usize = 100_000;
+/// A domain without calls and without processes stays this long.
+const REST: Duration = Duration::from_secs(60);
+/// Domains beyond which they stay only this long.
+const MAX_RESTING: usize = 32;
+const REST_WHEN_CROWDED: Duration = Duration::from_secs(2);
 /// A session that nobody has used for so long is read from disk again when it is needed.
 const FORGET_AFTER: Duration = Duration::from_secs(900);
 
@@ -32,15 +38,47 @@ pub(super) struct Shared {
 pub(super) struct Sessions {
     shared: Arc<Shared>,
     known: Mutex<HashMap<String, Arc<Session>>>,
-    running: Arc<std::sync::atomic::AtomicUsize>,
+    running: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
+    asked: String,
+    replaced: Notify,
 }
 
 impl Sessions {
-    pub(super) fn new(settings: Settings, level: Level) -> Arc<Self> {
+    /// `asked` is the digest of the settings as they were given.
+    pub(super) fn new(settings: Settings, level: Level, asked: String) -> Arc<Self> {
         let incarnation = uuid::Uuid::new_v4().simple().to_string();
         let turns = Arc::new(Semaphore::new(MAX_RUNNING));
         let shared = Arc::new(Shared { settings, level, incarnation, turns });
-        Arc::new(Self { shared, known: Mutex::default(), running: Arc::default() })
+        let (running, connections) = (Arc::default(), Arc::default());
+        Arc::new(Self { shared, known: Mutex::default(), running, connections, asked, replaced: Notify::new() })
+    }
+
+    /// How many brains are attached.
+    pub(super) fn connections(&self) -> Arc<AtomicUsize> {
+        self.connections.clone()
+    }
+
+    /// Whether a brain that expects these settings is in the right place. If not, and nobody else is here, the daemon
+    /// makes room for one that has them.
+    pub(super) fn expected(&self, settings: Option<&str>) -> Result<(), Refused> {
+        if settings.is_none_or(|s| s == self.asked) {
+            return Ok(());
+        }
+        let pid = std::process::id();
+        let idle = !self.busy() && self.connections.load(Ordering::Relaxed) <= 1;
+        let message = if idle && self.shared.settings.exit_when_idle {
+            self.replaced.notify_one();
+            format!("the hands (pid {pid}) have other settings and make room")
+        } else {
+            format!("the hands (pid {pid}) have other settings and are in use: wait until they are idle, or end them")
+        };
+        Err(Refused { code: Code::Busy, message, current: None })
+    }
+
+    /// Waits until this daemon is to make room for another one. Cancellation safe.
+    pub(super) async fn replaced(&self) {
+        self.replaced.notified().await;
     }
 
     /// What hello says.
@@ -74,14 +112,16 @@ impl Sessions {
 
     /// Whether any call runs.
     pub(super) fn busy(&self) -> bool {
-        self.running.load(std::sync::atomic::Ordering::Relaxed) > 0
+        self.running.load(Ordering::Relaxed) > 0
     }
 
     /// Ends what nobody waits for, and forgets what rests.
     pub(super) async fn sweep(&self) {
         let all: Vec<_> = self.known.lock().await.values().cloned().collect();
+        let domains = all.iter().filter(|s| s.has_domain()).count();
+        let rest = if domains > MAX_RESTING { REST_WHEN_CROWDED } else { REST };
         for session in all {
-            session.sweep().await;
+            session.sweep(rest).await;
         }
         // Whoever holds a session has a second reference to it.
         self.known.lock().await.retain(|_, s| Arc::strong_count(s) > 1 || s.rested() < FORGET_AFTER);

@@ -190,13 +190,17 @@ async fn honest_work_is_not_disturbed() {
             ("python3 -c 'print(sum(range(10)))'", "45"),
             ("python3 -c 'import multiprocessing as m; print(m.Pool(2).map(abs, [-1]))'", "[1]"),
             ("cat <(echo sub) > /dev/null; echo x > /dev/stdout", "x"),
-            ("git init -q . && git -c user.name=a -c user.email=b commit -q --allow-empty -m x && git log --format=%s", "x"),
+            (
+                "git init -q . && git -c user.name=a -c user.email=b commit -q --allow-empty -m x && git log --format=%s",
+                "x",
+            ),
             ("f=$(mktemp) && echo $TMPDIR > $f && [ -s $f ] && echo temp", "temp"),
             ("cd ~ && touch file && echo home", "home"),
             ("whoami >/dev/null && id -u >/dev/null && echo id", "id"),
             ("head -c 1 /dev/urandom | wc -c", "1"),
         ] {
-            let command = if level == Level::Reduced && command.contains("multiprocessing") { continue } else { command };
+            let command =
+                if level == Level::Reduced && command.contains("multiprocessing") { continue } else { command };
             assert_eq!(cell.bash(command).await, want, "{level}: {command}");
         }
     }
@@ -229,4 +233,14 @@ async fn a_named_workspace_must_lie_below_an_allowed_root() {
     assert!(root.join("project/made-inside").exists());
     let moved = open_at('e', root.clone()).await.unwrap_err().to_string();
     assert!(moved.contains("the session's workspace is"), "{moved}");
+}
+
+#[tokio::test]
+async fn a_fork_bomb_stays_inside_and_can_be_ended() {
+    let daemon = Daemon::start();
+    let session = daemon.open(1).await;
+    let bomb = json!({ "command": "bomb() { bomb | bomb & }; bomb; sleep 60", "timeout": 0.5 });
+    let ended = call(&session, 1, "bash", bomb).await;
+    assert_eq!(ended.exit, Exit::Timeout(1));
+    assert_eq!(ok(&session, 2, "echo alive").await, "alive");
 }

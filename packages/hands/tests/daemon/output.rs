@@ -3,9 +3,9 @@
 use serde_json::json;
 use torpor_core::CallId;
 use torpor_exec_channel::message::{Ended, Exit};
-use torpor_exec_channel::{Chunk, Exec, Session};
+use torpor_exec_channel::{Chunk, Client, Dial, Error, Exec, Session, Stream};
 
-use crate::support::{Daemon, bash, id, ok, text};
+use crate::support::{Daemon, SESSION, bash, id, ok, open, options, text};
 
 #[derive(Debug, Default)]
 struct Seen {
@@ -58,7 +58,10 @@ async fn both_streams_stay_apart_and_in_order() {
     let command = "for i in $(seq 50); do echo out$i; echo err$i >&2; done";
     let seen = read(&mut exec(&session, 1, command, 0).await, 0).await;
     let lines = |word: &str| (1..=50).map(|i| format!("{word}{i}\n")).collect::<String>();
-    assert_eq!((String::from_utf8(seen.out).unwrap(), String::from_utf8(seen.err).unwrap()), (lines("out"), lines("err")));
+    assert_eq!(
+        (String::from_utf8(seen.out).unwrap(), String::from_utf8(seen.err).unwrap()),
+        (lines("out"), lines("err"))
+    );
     let ended = seen.ended.unwrap();
     assert_eq!((ended.exit.clone(), ended.output.total), (Exit::Code(0), seen.next));
     // Replays from anywhere, after the end too.
@@ -203,4 +206,38 @@ async fn long_output_is_cut_and_stored_where_the_model_can_read_it() {
     assert!(bash(&session, 3, "echo x > /outputs/1/output").await.contains("Read-only"));
     let odd = bash(&session, 4, r"printf 'a\xff\0\033[31mred\033[0m\n'").await;
     assert_eq!(odd, "a\u{fffd}red");
+}
+
+/// A channel that breaks after so many bytes, every time.
+struct Breaking(std::path::PathBuf);
+
+#[async_trait::async_trait]
+impl Dial for Breaking {
+    async fn dial(&self) -> Result<Box<dyn Stream>, Error> {
+        let stream = torpor_hands::socket::connect(&self.0).await;
+        let mut stream = stream.map_err(|e| Error::Unreachable(e.to_string()))?;
+        let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
+        tokio::spawn(async move {
+            let (mut from, mut to) = stream.split();
+            let (mut up, mut down) = tokio::io::split(&mut theirs);
+            let mut limited = tokio::io::AsyncReadExt::take(&mut from, 300_000);
+            tokio::select! {
+                _ = tokio::io::copy(&mut limited, &mut down) => {}
+                _ = tokio::io::copy(&mut up, &mut to) => {}
+            }
+        });
+        Ok(Box::new(ours))
+    }
+}
+
+#[tokio::test]
+async fn a_channel_that_keeps_breaking_loses_and_repeats_nothing() {
+    let daemon = Daemon::start();
+    let client = Client::new(Breaking(daemon.state().to_owned()), options());
+    let session = open(&client, SESSION, 1).await.unwrap();
+    let command = "echo x >> runs; seq 500000; cat runs >&2";
+    let seen = read(&mut exec(&session, 1, command, 0).await, 0).await;
+    let want: String = (1..=500_000).map(|n| format!("{n}\n")).collect();
+    assert!(seen.out == want.as_bytes(), "{} bytes instead of {}", seen.out.len(), want.len());
+    assert_eq!(seen.err, b"x\n");
 }

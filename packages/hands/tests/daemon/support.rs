@@ -67,8 +67,7 @@ impl Daemon {
 
     /// A brain's connection.
     pub(crate) fn client(&self) -> Source {
-        let options = Options { program: "test".into(), name: "test".into(), patience: Duration::from_secs(5) };
-        Client::new(Socket(self.settings.state.clone()), options)
+        Client::new(Socket(self.settings.state.clone()), options())
     }
 
     pub(crate) async fn open(&self, epoch: u64) -> Session {
@@ -95,6 +94,12 @@ fn spawn(settings: &Settings) -> (Child, String) {
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     (child, line.trim().to_owned())
+}
+
+/// How these brains present themselves.
+pub(crate) fn options() -> Options {
+    let patience = Duration::from_secs(5);
+    Options { program: "test".into(), name: "test".into(), patience, settings: None }
 }
 
 struct Socket(PathBuf);

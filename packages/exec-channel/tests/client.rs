@@ -1,0 +1,185 @@
+//! The client against hands that misbehave.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::json;
+use tokio::io::DuplexStream;
+use torpor_core::{CallId, Epoch, Position};
+use torpor_exec_channel::frame::{Frame, Kind};
+use torpor_exec_channel::message::{
+    Code, Ended, Exit, Extent, Hands, Hello, Open, Opened, PROTOCOL, Refused, to_frame,
+};
+use torpor_exec_channel::wire::{Reader, Writer};
+use torpor_exec_channel::{Chunk, Client, Dial, Error, Options, Source, Stream};
+
+/// Gives each dial the next stream; then there are no more.
+struct Streams(Mutex<Vec<DuplexStream>>);
+
+#[async_trait]
+impl Dial for Streams {
+    async fn dial(&self) -> Result<Box<dyn Stream>, Error> {
+        match self.0.lock().unwrap().pop() {
+            Some(stream) => Ok(Box::new(stream)),
+            None => Err(Error::Unreachable("nobody there".into())),
+        }
+    }
+}
+
+/// The other end of a dial.
+struct Peer(Reader<tokio::io::ReadHalf<DuplexStream>>, Writer<tokio::io::WriteHalf<DuplexStream>>);
+
+impl Peer {
+    async fn next(&mut self) -> Frame {
+        self.0.next().await.unwrap().unwrap()
+    }
+
+    async fn send(&mut self, frame: Frame) {
+        self.1.push(&frame).await.unwrap();
+        self.1.flush().await.unwrap();
+    }
+
+    async fn greet(&mut self) {
+        assert_eq!(self.next().await.kind, Kind::Hello);
+        let hands = Some(Hands { incarnation: "i".into(), level: "full".into(), pid: 1 });
+        let hello = Hello { protocol: PROTOCOL, program: "peer".into(), settings: None, hands };
+        self.send(to_frame(Kind::Hello, 0, &hello)).await;
+    }
+
+    async fn answer_open(&mut self) {
+        let open = self.next().await;
+        assert_eq!(open.kind, Kind::Open);
+        self.send(to_frame(Kind::Opened, open.stream, &Opened { workdir: "/w".into() })).await;
+    }
+}
+
+/// A client and the ends of the streams it will dial, in order.
+fn pair(dials: usize) -> (Source, Vec<Peer>) {
+    let (ours, theirs): (Vec<_>, Vec<_>) = (0..dials).map(|_| tokio::io::duplex(1 << 16)).unzip();
+    let peers = theirs.into_iter().map(|s| tokio::io::split(s)).map(|(r, w)| Peer(Reader::new(r), Writer::new(w)));
+    let patience = Duration::from_millis(100);
+    let options = Options { program: "test".into(), name: "test".into(), patience, settings: None };
+    (Client::new(Streams(Mutex::new(ours.into_iter().rev().collect())), options), peers.collect())
+}
+
+fn open() -> Open {
+    Open { session: "0".repeat(32), epoch: Epoch(1), workspace: None }
+}
+
+fn call() -> (CallId, &'static str, serde_json::Value) {
+    (CallId { session: "0".repeat(32), position: Position(1) }, "bash", json!({ "command": "x" }))
+}
+
+fn output(stream: u32, offset: u64, data: &[u8]) -> Frame {
+    let payload = [&offset.to_be_bytes()[..], data].concat().into();
+    Frame { kind: Kind::Stdout, stream, payload }
+}
+
+fn ended(stream: u32) -> Frame {
+    let ended = Ended { exit: Exit::Code(0), result: None, output: Extent::default() };
+    to_frame(Kind::Ended, stream, &ended)
+}
+
+#[tokio::test]
+async fn another_protocol_is_refused_by_name_on_either_side() {
+    let (client, mut peers) = pair(2);
+    let (mut says_so, mut refuses) = (peers.remove(0), peers.remove(0));
+    let (first, ()) = tokio::join!(client.hands(), async {
+        says_so.next().await;
+        let hello = Hello { protocol: 99, program: "other 9.9".into(), settings: None, hands: None };
+        says_so.send(to_frame(Kind::Hello, 0, &hello)).await;
+    });
+    assert_eq!(first.unwrap_err().to_string(), "other 9.9 speaks exec channel 99, this side speaks 1");
+    let (second, ()) = tokio::join!(client.hands(), async {
+        refuses.next().await;
+        let refused = Refused { code: Code::Version, message: "too old".into(), current: None };
+        refuses.send(to_frame(Kind::Refused, 0, &refused)).await;
+    });
+    assert!(matches!(second, Err(Error::Version(why)) if why == "too old"));
+}
+
+#[tokio::test]
+async fn a_broken_stream_is_resumed_at_the_next_byte() {
+    let (client, mut peers) = pair(2);
+    let (mut first, mut second) = (peers.remove(0), peers.remove(0));
+    let hands = async {
+        first.greet().await;
+        first.answer_open().await;
+        let asked = first.next().await;
+        first.send(output(asked.stream, 0, b"abc")).await;
+        drop(first);
+        second.greet().await;
+        let again = second.next().await;
+        assert_eq!((again.kind, asked.kind), (Kind::Call, Kind::Call));
+        let from =
+            |f: &Frame| serde_json::from_slice::<serde_json::Value>(&f.payload).unwrap()["watch"]["from"].clone();
+        assert_eq!((from(&asked), from(&again)), (json!(0), json!(3)));
+        second.send(output(again.stream, 3, b"def")).await;
+        second.send(ended(again.stream)).await;
+        second
+    };
+    let brain = async {
+        let session = client.open(open()).await.unwrap();
+        let (id, tool, input) = call();
+        let mut exec = session.exec_stream(id, tool, input, 0).await.unwrap();
+        let mut got = Vec::new();
+        while let Chunk::Stdout { data, .. } = exec.next().await.unwrap() {
+            got.extend_from_slice(&data);
+        }
+        assert_eq!(got, b"abcdef");
+    };
+    tokio::join!(hands, brain);
+}
+
+#[tokio::test]
+async fn hands_that_send_more_than_was_granted_are_hung_up_on() {
+    let (client, mut peers) = pair(1);
+    let mut peer = peers.remove(0);
+    let hands = async {
+        peer.greet().await;
+        peer.answer_open().await;
+        let asked = peer.next().await;
+        let data = vec![0; 128 * 1024];
+        for i in 0..9u64 {
+            let _ = peer.1.push(&output(asked.stream, i * data.len() as u64, &data)).await;
+        }
+        let _ = peer.1.flush().await;
+        peer
+    };
+    let brain = async {
+        let session = client.open(open()).await.unwrap();
+        let (id, tool, input) = call();
+        let mut exec = session.exec_stream(id, tool, input, 0).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await; // reads nothing: no credit is given
+        loop {
+            match exec.next().await {
+                Ok(_) => {}
+                Err(e) => break assert!(matches!(e, Error::Unreachable(_)), "{e}"),
+            }
+        }
+    };
+    tokio::join!(hands, brain);
+}
+
+#[tokio::test(start_paused = true)]
+async fn silent_hands_are_asked_and_then_given_up() {
+    let (client, mut peers) = pair(1);
+    let mut peer = peers.remove(0);
+    let hands = async {
+        peer.greet().await;
+        peer.answer_open().await;
+        assert_eq!(peer.next().await.kind, Kind::Call);
+        assert_eq!(peer.next().await.kind, Kind::Ping);
+        peer.send(Frame::empty(Kind::Pong, 0)).await;
+        assert_eq!(peer.next().await.kind, Kind::Ping);
+        peer // says nothing more
+    };
+    let brain = async {
+        let session = client.open(open()).await.unwrap();
+        let (id, tool, input) = call();
+        session.call(id, "i".into(), tool.into(), input).await
+    };
+    let (_peer, result) = tokio::join!(hands, brain);
+    assert!(matches!(result, Err(Error::Unreachable(_))), "{result:?}");
+}
