@@ -54,14 +54,14 @@ pub(crate) async fn list(State(shared): State<Arc<Shared>>, request: Request) ->
     Ok(answer::json(StatusCode::OK, &body))
 }
 
-/// How the latest run of a session stands, in the shape of the original route.
+/// How the latest run of a session stands, with nothing around it: for clients that poll.
 pub(crate) async fn status(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
     let (mut session, mut tenant) = (None, None);
     for (name, value) in parameters(request.uri())? {
         match name.as_str() {
             "sessionId" => session = Some(value),
             "tenant" => tenant = Some(value),
-            _ => {} // clients of old add their own
+            _ => {} // clients that poll add their own
         }
     }
     let session = session.filter(|s| !s.is_empty()).ok_or_else(|| {

@@ -123,6 +123,12 @@ impl Served {
         self.done.await.unwrap().expect_err("the server should not have started")
     }
 
+    /// Waits until a further connection is served, where others had every place.
+    pub(crate) async fn free_place(&self) {
+        let served = async { while self.ask(&getting("/health")).await.status != 200 {} };
+        timeout(PATIENCE, served).await.expect("no place became free");
+    }
+
     /// One request over a connection of its own.
     pub(crate) async fn ask(&self, request: &str) -> Answer {
         let mut wire = self.connect().await;
