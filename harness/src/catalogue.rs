@@ -277,6 +277,7 @@ mod tests {
     #[test]
     fn every_schema_compiles_and_refuses_unknown_arguments() {
         for k in CATALOGUE.iter() {
+            torpor_testkit::conformance::small::check_tool(&*k.tool, &json!({}));
             assert!(k.validator.is_some(), "{}", k.tool.spec().name);
             assert!(k.check(&json!({"no_such_argument": 1})).is_err(), "{}", k.tool.spec().name);
         }

@@ -1,4 +1,4 @@
-//! One conformance suite per store seam: the promises of the traits' doc comments, as tests that run against any
+//! One conformance suite per seam: the promises of the traits' doc comments, as tests that run against any
 //! implementation.
 //!
 //! An implementation gives a function that makes a fresh [`Fixture`] and writes
@@ -9,8 +9,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod log;
+pub mod model;
 pub mod queue;
 pub mod runs;
+pub mod sandbox;
+pub mod small;
 
 use std::any::Any;
 use std::fmt;
@@ -242,6 +245,39 @@ macro_rules! conformance {
     };
 }
 
+/// The suite of the sandbox seam: every promise a test. `$fresh` makes a fresh [`sandbox::Hands`].
+#[macro_export]
+macro_rules! sandbox_conformance {
+    ($fresh:path) => {
+        $crate::conformance_cases!($fresh, sandbox: [
+            a_call_runs_and_answers
+            an_id_runs_once_and_answers_the_same
+            calls_run_at_the_same_time
+            a_dropped_call_goes_on_and_is_attached_to
+            cancel_ends_a_call
+            an_id_of_other_hands_is_lost
+            a_call_is_lost_with_its_hands
+            a_lower_epoch_is_refused
+            the_fence_outlives_the_hands
+            the_working_directory_does_not_change
+        ]);
+    };
+}
+
+/// The suite of the model seam: every promise a test. `$fresh` makes a fresh [`model::Model`].
+#[macro_export]
+macro_rules! model_conformance {
+    ($fresh:path) => {
+        $crate::conformance_cases!($fresh, model: [
+            preparing_is_pure
+            an_unknown_provider_is_refused_for_good
+            an_answer_comes_whole
+            tool_arguments_are_objects
+            a_broken_answer_is_an_error_to_retry
+        ]);
+    };
+}
+
 #[doc(hidden)]
 #[macro_export]
 macro_rules! conformance_cases {
@@ -268,6 +304,8 @@ mod tests {
             ("log", include_str!("conformance/log.rs")),
             ("queue", include_str!("conformance/queue.rs")),
             ("runs", include_str!("conformance/runs.rs")),
+            ("sandbox", include_str!("conformance/sandbox.rs")),
+            ("model", include_str!("conformance/model.rs")),
         ] {
             let list = this.split(&format!("{suite}: [")).nth(1).and_then(|s| s.split(']').next()).unwrap();
             let listed: Vec<&str> = list.split_whitespace().collect();

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use torpor_core::id::{CallId, Epoch, SessionKey};
 use torpor_core::message::{Assistant, Block, StopReason, ToolResult, Usage};
 use torpor_core::model::{self, Delta, Message, ModelClient, Prepared, Request};
@@ -91,6 +92,8 @@ impl ModelClient for FakeModel {
 /// Hands in memory that keep their promise: a call id runs once, whoever asks. What ran is recorded.
 pub struct FakeHands {
     state: Mutex<State>,
+    /// Told whenever a call was cancelled or the hands were lost.
+    changed: Notify,
 }
 
 #[derive(Default)]
@@ -108,7 +111,7 @@ impl FakeHands {
     /// Hands that have just started.
     #[must_use]
     pub fn start() -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default() })
+        Arc::new(Self { state: Mutex::default(), changed: Notify::new() })
     }
 
     /// The tool calls that really ran, in order: name and arguments.
@@ -128,6 +131,8 @@ impl FakeHands {
         let mut s = lock(&self.state);
         s.incarnation += 1;
         s.calls.clear();
+        drop(s);
+        self.changed.notify_waiters();
     }
 
     /// No sandbox can be had from now on.
@@ -180,37 +185,53 @@ impl Sandbox for Attached {
         &self.identity
     }
 
-    /// `bash` with the command `hang` never ends; `fail` is an error; everything else echoes its arguments.
+    /// `bash` with the command `hang` ends only by cancel or loss; `fail` is an error; everything else echoes its
+    /// arguments.
     async fn call(&self, call: Call) -> Result<Ended, sandbox::Error> {
-        let result = {
-            let mut s = lock(&self.hands.state);
-            let fence = s.fences.get(&call.id.session).copied().unwrap_or_default();
-            if self.epoch < fence {
-                return Err(sandbox::Error::Fenced { mine: self.epoch, current: fence });
+        loop {
+            let changed = self.hands.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(ended) = self.try_call(&call)? {
+                return Ok(ended);
             }
-            if let Some(known) = s.calls.get(&call.id) {
-                known.clone()
-            } else if s.incarnation.to_string() != call.incarnation {
-                return Ok(Ended::Lost("other hands".into()));
-            } else {
-                s.ran.push((call.tool.clone(), call.input.clone()));
-                let result = match call.input["command"].as_str() {
-                    Some("hang") => None,
-                    Some("fail") => Some(ToolResult::error("Command exited with code 1")),
-                    _ => Some(ToolResult::text(format!("{} {}", call.tool, call.input))),
-                };
-                s.calls.insert(call.id.clone(), result.clone());
-                result
-            }
-        };
-        match result {
-            Some(result) => Ok(Ended::Finished(result)),
-            None => std::future::pending().await,
+            changed.await;
         }
     }
 
     async fn cancel(&self, id: &CallId) -> Result<(), sandbox::Error> {
-        lock(&self.hands.state).cancelled.push(id.clone());
+        let mut s = lock(&self.hands.state);
+        s.cancelled.push(id.clone());
+        if let Some(call) = s.calls.get_mut(id) {
+            call.get_or_insert_with(|| ToolResult::error("Command aborted"));
+        }
+        drop(s);
+        self.hands.changed.notify_waiters();
         Ok(())
+    }
+}
+
+impl Attached {
+    /// Starts the call or looks at it; `None` while it runs.
+    fn try_call(&self, call: &Call) -> Result<Option<Ended>, sandbox::Error> {
+        let mut s = lock(&self.hands.state);
+        let fence = s.fences.get(&call.id.session).copied().unwrap_or_default();
+        if self.epoch < fence {
+            return Err(sandbox::Error::Fenced { mine: self.epoch, current: fence });
+        }
+        if let Some(known) = s.calls.get(&call.id) {
+            return Ok(known.clone().map(Ended::Finished));
+        }
+        if s.incarnation.to_string() != call.incarnation {
+            return Ok(Some(Ended::Lost("other hands".into())));
+        }
+        s.ran.push((call.tool.clone(), call.input.clone()));
+        let result = match call.input["command"].as_str() {
+            Some("hang") => None,
+            Some("fail") => Some(ToolResult::error("Command exited with code 1")),
+            _ => Some(ToolResult::text(format!("{} {}", call.tool, call.input))),
+        };
+        s.calls.insert(call.id.clone(), result.clone());
+        Ok(result.map(Ended::Finished))
     }
 }

@@ -172,7 +172,8 @@ fn files_say_what_they_own_and_stay_small() {
             wrong.push(format!("{shown}: use foo.rs and foo/, not mod.rs"));
         }
         // Parts of a test are introduced by the file that includes them.
-        let part_of_a_test = shown.ends_with("tests.rs") || shown.split("/tests/").nth(1).is_some_and(|p| p.contains('/'));
+        let part_of_a_test =
+            shown.ends_with("tests.rs") || shown.split("/tests/").nth(1).is_some_and(|p| p.contains('/'));
         if !code.trim_start().starts_with("//!") && !part_of_a_test {
             wrong.push(format!("{shown}: begins without a module doc"));
         }
