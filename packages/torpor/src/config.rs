@@ -201,6 +201,20 @@ impl Config {
     }
 }
 
+impl Config {
+    /// What to do about a model that is configured without the credential it needs.
+    pub(crate) fn missing_credential(&self) -> Option<String> {
+        let anthropic = &self.models.anthropic;
+        let bare = anthropic.api_key.is_none() && anthropic.auth_token.is_none();
+        (self.model.provider == "anthropic" && bare).then(|| {
+            format!(
+                "{}: no credential; set ANTHROPIC_API_KEY, or ANTHROPIC_AUTH_TOKEN with ANTHROPIC_BASE_URL for a gateway",
+                self.model
+            )
+        })
+    }
+}
+
 fn read_bind(r: &mut Reader<'_>) -> SocketAddr {
     let ip =
         r.parse("TORPOR_BIND", "an IP address", |t| t.parse::<IpAddr>().ok()).unwrap_or(IpAddr::from([127, 0, 0, 1]));

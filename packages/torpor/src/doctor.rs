@@ -122,10 +122,7 @@ fn model(config: &Config) -> Finding {
             Err(e) => finding("model", Mark::Bad, format!("{name}: {e}")),
         };
     }
-    let anthropic = &config.models.anthropic;
-    if config.model.provider == "anthropic" && anthropic.api_key.is_none() && anthropic.auth_token.is_none() {
-        let text =
-            format!("{name}: no credential; set ANTHROPIC_API_KEY, or ANTHROPIC_AUTH_TOKEN with ANTHROPIC_BASE_URL");
+    if let Some(text) = config.missing_credential() {
         return finding("model", Mark::Bad, text);
     }
     finding("model", Mark::Good, format!("{name}: a credential is set (it was not tried)"))

@@ -97,6 +97,9 @@ async fn run(args: &Arguments) -> Result<Exit, Error> {
 
 /// Serves on a free loopback port for as long as the run takes.
 async fn in_process(config: Config, args: &Arguments, envelope: &Value) -> Result<Exit, Error> {
+    if let Some(remedy) = config.missing_credential() {
+        return Err(Error::Usage(format!("{remedy}; or try `torpor demo`, which needs none")));
+    }
     let quiet = if config.log == "info" { QUIET } else { config.log.as_str() };
     telemetry::init(quiet, config.log_json).map_err(Error::Usage)?;
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen on loopback")?;

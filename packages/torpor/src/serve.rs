@@ -26,6 +26,9 @@ async fn serve(config: Config) -> Result<(), Error> {
     let runtime = Runtime::open(&config)?;
     println!("torpor is listening on http://{address}");
     tracing::info!(model = %config.model, data = %config.data_dir.display(), "ready");
+    if let Some(remedy) = config.missing_credential() {
+        tracing::warn!("{remedy}; runs will fail until then");
+    }
     runtime.serve(listener, told_to_stop()?).await?;
     tracing::info!("stopped");
     Ok(())

@@ -54,7 +54,6 @@ pub(crate) const SETTINGS: &[Setting] = &[
     Setting::switch("TORPOR_INSECURE_NO_AUTH", "Allow a bind beyond loopback although no authentication is configured"),
     Setting::unset("REDIS_URL", "Redis to share work over; unset = the embedded store"),
     Setting::unset("TORPOR_DATA_DIR", "Embedded store, workspaces, journals [default: the user's state folder]"),
-    Setting::new("TORPOR_WORK_ROOT", "/mnt/torpor", "Shared volume for inputs and results by reference"),
     Setting::new("TORPOR_MODEL", "anthropic/claude-opus-4-8", "`provider/model`, or `scripted:<file>`"),
     Setting::secret("ANTHROPIC_API_KEY", "Key for the Anthropic API"),
     Setting::secret("ANTHROPIC_AUTH_TOKEN", "Bearer token for a gateway; replaces the key"),
@@ -90,8 +89,9 @@ pub(crate) const SETTINGS: &[Setting] = &[
     Setting::new("TORPOR_LOG_FORMAT", "text", "text or json"),
 ];
 
-/// Variables with our prefix that are no settings of the runtime itself.
-pub(crate) const ELSEWHERE: &[&str] = &["TORPOR_URL", "TORPOR_API_KEY", "TORPOR_CONFIG"];
+/// Variables with our prefix that are no settings of this process: the clients' own, and the shared volume's root,
+/// which means something only with envelope fields that are still refused.
+pub(crate) const ELSEWHERE: &[&str] = &["TORPOR_URL", "TORPOR_API_KEY", "TORPOR_CONFIG", "TORPOR_WORK_ROOT"];
 
 pub(crate) fn find(name: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|s| s.name == name)
