@@ -1,4 +1,5 @@
 //! The client against hands that misbehave.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -57,7 +58,7 @@ impl Peer {
 /// A client and the ends of the streams it will dial, in order.
 fn pair(dials: usize) -> (Source, Vec<Peer>) {
     let (ours, theirs): (Vec<_>, Vec<_>) = (0..dials).map(|_| tokio::io::duplex(1 << 16)).unzip();
-    let peers = theirs.into_iter().map(|s| tokio::io::split(s)).map(|(r, w)| Peer(Reader::new(r), Writer::new(w)));
+    let peers = theirs.into_iter().map(tokio::io::split).map(|(r, w)| Peer(Reader::new(r), Writer::new(w)));
     let patience = Duration::from_millis(100);
     let options = Options { program: "test".into(), name: "test".into(), patience, settings: None };
     (Client::new(Streams(Mutex::new(ours.into_iter().rev().collect())), options), peers.collect())

@@ -19,6 +19,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -69,6 +70,7 @@ fn io_error(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> Error {
 pub async fn run(settings: Settings, say: impl FnOnce(&str)) -> Result<(), Error> {
     let _ = sys::not_dumpable(); // an old kernel's refusal leaves the other walls
     sys::ignore_signal(libc::SIGHUP);
+    raise_file_limit();
     let asked = settings.digest();
     let state = prepare(&settings.state)?;
     let settings = Settings { state, ..settings };
@@ -93,6 +95,12 @@ pub async fn run(settings: Settings, say: impl FnOnce(&str)) -> Result<(), Error
     sessions.end_all().await;
     drop(lock);
     served
+}
+
+/// Every running command takes a handful of descriptors. Commands themselves get a limit of their own.
+fn raise_file_limit() {
+    let now = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum });
 }
 
 /// Tries the levels, best first, down to the one that is allowed.

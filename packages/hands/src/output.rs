@@ -37,7 +37,7 @@ pub(crate) enum Source {
 /// What stands at an offset.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
-    /// Bytes of one stream.
+    /// The offset as eight big-endian bytes, then bytes of one stream: the payload of a frame.
     Data(Source, Vec<u8>),
     /// So many bytes were not kept.
     Gap(u64),
@@ -212,11 +212,11 @@ impl Output {
             (cursor.segment, cursor.segment_at) = (cursor.segment + 1, cursor.segment_at + len);
         };
         let left = cursor.segment_at + u64::from(segment & !STDERR) - kept_at;
-        let mut bytes = vec![0; max.min(usize::try_from(left).unwrap_or(usize::MAX))];
+        let wanted = max.min(usize::try_from(left).unwrap_or(usize::MAX));
         let at = if in_tail { o.tail_at + (cursor.at - tail_from) } else { cursor.at };
         let file = o.file.as_ref().ok_or_else(|| io::Error::other("the stored output is gone"))?;
-        file.read_exact_at(&mut bytes, at)?;
-        cursor.at += bytes.len() as u64;
+        let bytes = read_behind(&cursor.at.to_be_bytes(), file, at, wanted)?;
+        cursor.at += bytes.len() as u64 - 8;
         let source = if segment & STDERR == 0 { Source::Stdout } else { Source::Stderr };
         Ok(Piece::Data(source, bytes))
     }
@@ -316,9 +316,102 @@ fn push_segment(list: &mut Vec<u32>, source: Source, len: usize, most: usize) ->
     true
 }
 
+/// Up to `wanted` bytes of a file behind `prefix`, without zeroing the buffer first.
+fn read_behind(prefix: &[u8], file: &File, at: u64, wanted: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(prefix.len() + wanted);
+    bytes.extend_from_slice(prefix);
+    if rustix::io::pread(file, rustix::buffer::spare_capacity(&mut bytes), at)? == 0 {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the stored output is shorter than it was"));
+    }
+    bytes.truncate(prefix.len() + wanted); // an allocation may be larger than what was asked for
+    Ok(bytes)
+}
+
 fn read_segments(path: &Path) -> io::Result<Vec<u32>> {
     let limit = (MAX_SEGMENTS + 2 * TAIL) as u64 * 4;
     let mut bytes = Vec::new();
     File::open(path)?.take(limit).read_to_end(&mut bytes)?;
     Ok(bytes.as_chunks::<4>().0.iter().map(|b| u32::from_be_bytes(*b)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn source() -> impl Strategy<Value = Source> {
+        prop_oneof![Just(Source::Stdout), Just(Source::Stderr)]
+    }
+
+    /// Everything from `from` on, by stream, and the size of the gaps.
+    fn replay(output: &Output, from: u64, max: usize) -> (Vec<u8>, Vec<u8>, u64) {
+        let (mut out, mut err, mut missing) = (Vec::new(), Vec::new(), 0);
+        let mut cursor = Cursor::new(from);
+        loop {
+            let at = cursor.at();
+            match output.read(&mut cursor, max).unwrap() {
+                Piece::Data(source, bytes) => {
+                    assert_eq!(bytes[..8], at.to_be_bytes());
+                    assert!(bytes.len() > 8 && bytes.len() <= 8 + max);
+                    if source == Source::Stdout { &mut out } else { &mut err }.extend_from_slice(&bytes[8..]);
+                }
+                Piece::Gap(n) => missing += n,
+                Piece::Wait | Piece::End => return (out, err, missing),
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn every_byte_comes_back_from_its_own_stream(
+            writes in prop::collection::vec((source(), prop::collection::vec(any::<u8>(), 1..50)), 0..30),
+            from in 0u64..600, max in 1usize..40,
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let (path, segments) = (dir.path().join("c/output"), dir.path().join("segments"));
+            let output = Output::create(&path, segments.clone()).unwrap();
+            let (mut want, mut at) = ((Vec::new(), Vec::new()), 0);
+            for (source, data) in &writes {
+                output.append(*source, data);
+                let kept = data.iter().enumerate().filter(|(i, _)| at + *i as u64 >= from).map(|(_, b)| *b);
+                if *source == Source::Stdout { want.0.extend(kept) } else { want.1.extend(kept) }
+                at += data.len() as u64;
+            }
+            let want = (want.0, want.1, 0);
+            prop_assert_eq!(&replay(&output, from, max), &want);
+            let summary = output.finish();
+            prop_assert_eq!(&replay(&output, from, max), &want);
+            prop_assert_eq!(&replay(&Output::reopen(&path, &segments, summary.extent), from, max), &want);
+            let all: Vec<u8> = writes.iter().flat_map(|(_, d)| d.clone()).collect();
+            prop_assert_eq!(fs::read(&path).unwrap(), &all[..]);
+            prop_assert_eq!(summary.tail, all);
+        }
+    }
+
+    #[test]
+    fn what_goes_beyond_the_bounds_is_a_gap_between_head_and_tail() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, segments) = (dir.path().join("output"), dir.path().join("segments"));
+        let output = Output::create(&path, segments.clone()).unwrap();
+        // One byte from either stream in turn: the segments run out long before the cap does.
+        let pairs = MAX_SEGMENTS / 2 + 3 * TAIL;
+        for _ in 0..pairs {
+            output.append(Source::Stdout, b"o");
+            output.append(Source::Stderr, b"\n");
+        }
+        let Summary { extent, lines, tail } = output.finish();
+        assert_eq!(extent, Extent { total: 2 * pairs as u64, head: MAX_SEGMENTS as u64, tail: TAIL as u64 });
+        assert_eq!((lines, tail.len()), (pairs as u64, TAIL));
+        for output in [&output, &Output::reopen(&path, &segments, extent)] {
+            let (out, err, missing) = replay(output, 0, 1000);
+            assert_eq!((out.len(), err.len()), ((MAX_SEGMENTS + TAIL) / 2, (MAX_SEGMENTS + TAIL) / 2));
+            assert_eq!(missing, extent.total - extent.head - extent.tail);
+            assert!(out.iter().all(|b| *b == b'o') && err.iter().all(|b| *b == b'\n'));
+        }
+        fs::remove_file(&path).unwrap();
+        let swept = replay(&Output::reopen(&path, &segments, extent), 5, 1000);
+        assert_eq!(swept, (vec![], vec![], extent.total - 5));
+    }
 }

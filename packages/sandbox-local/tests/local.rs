@@ -1,4 +1,5 @@
 //! The local sandbox from start to end, with this program as daemon, domain and brain.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

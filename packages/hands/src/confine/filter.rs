@@ -90,7 +90,7 @@ const NAMESPACES: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET) as u64;
 /// Terminal controls that put input into somebody else's terminal.
-const TERMINAL: [u64; 2] = [libc::TIOCSTI as u64, libc::TIOCLINUX as u64];
+const TERMINAL: [u64; 2] = [libc::TIOCSTI, libc::TIOCLINUX];
 /// Mask over a socket's type that leaves the flags out.
 const SOCKET_TYPE: u64 = 0xf;
 

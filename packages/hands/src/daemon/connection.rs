@@ -9,7 +9,7 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
@@ -290,14 +290,11 @@ impl Server {
                     drop(permit);
                     Frame::gap(self.stream, at, length)
                 }
-                Ok(Piece::Data(source, data)) => {
+                Ok(Piece::Data(source, payload)) => {
                     permit.forget();
-                    self.credit.forget_permits(data.len() - 1);
-                    let mut payload = BytesMut::with_capacity(8 + data.len());
-                    payload.put_u64(at);
-                    payload.put_slice(&data);
+                    self.credit.forget_permits(payload.len() - 9); // without the offset and the first byte's
                     let kind = if source == Source::Stdout { Kind::Stdout } else { Kind::Stderr };
-                    Frame { kind, stream: self.stream, payload: payload.freeze() }
+                    Frame { kind, stream: self.stream, payload: payload.into() }
                 }
                 Err(e) => {
                     eprintln!("torpor-hands: stored output: {e}");

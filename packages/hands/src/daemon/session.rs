@@ -101,8 +101,9 @@ impl Session {
         match &inner.opened {
             Some(bound) if *bound == wanted => {}
             Some(bound) => {
-                let name =
-                    |w: &Option<PathBuf>| w.as_ref().map_or("one of its own".into(), |p| p.display().to_string());
+                let name = |w: &Option<PathBuf>| {
+                    w.as_ref().map_or_else(|| "one of its own".into(), |p| p.display().to_string())
+                };
                 let (bound, wanted) = (name(bound), name(&wanted));
                 return Err(refuse(Code::Invalid, format!("the session's workspace is {bound}, not {wanted}")));
             }
@@ -265,6 +266,7 @@ impl Session {
         if inner.domain.as_ref().is_some_and(|d| Arc::ptr_eq(d, domain)) {
             inner.domain = None;
         }
+        domain.end();
     }
 
     fn setup(&self, inner: &Inner) -> Result<Setup, Refused> {

@@ -11,10 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, Command};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
 use super::protocol::{FromDomain, Job, Report, Setup, ToDomain, memory, read_report, receive, send};
@@ -38,6 +39,7 @@ pub(crate) struct Domain {
     waiting: Arc<Mutex<Waiting>>,
     next: AtomicU64,
     serving: tokio::task::AbortHandle,
+    stop: Arc<Notify>,
 }
 
 /// A worker under way.
@@ -95,8 +97,9 @@ impl Domain {
         }
         let (socket, waiting) = (Arc::new(socket), Arc::<Mutex<Waiting>>::default());
         let serving = tokio::spawn(serve(socket.clone(), waiting.clone())).abort_handle();
-        tokio::spawn(collect(child));
-        Ok(Self { socket, waiting, next: AtomicU64::new(1), serving })
+        let stop = Arc::<Notify>::default();
+        tokio::spawn(collect(child, stop.clone()));
+        Ok(Self { socket, waiting, next: AtomicU64::new(1), serving, stop })
     }
 
     /// Whether it is gone.
@@ -136,6 +139,11 @@ impl Domain {
         let _ = transmit(&self.socket, &ToDomain::Kill { call: running.call }, &[]).await;
     }
 
+    /// Ends everything inside, at once. Calls under way learn that they are gone.
+    pub(crate) fn end(&self) {
+        self.stop.notify_one();
+    }
+
     /// How many processes there are inside, apart from its own; `None` if it does not answer.
     pub(crate) async fn processes(&self) -> Option<usize> {
         let (tell, answer) = oneshot::channel();
@@ -147,8 +155,8 @@ impl Domain {
 
 impl Drop for Domain {
     fn drop(&mut self) {
-        // With the last copy of the socket closed, the domain ends itself.
         self.serving.abort();
+        self.end();
     }
 }
 
@@ -184,6 +192,16 @@ async fn serve(socket: Arc<AsyncFd<OwnedFd>>, waiting: Arc<Mutex<Waiting>>) {
     waiting.counts.clear();
 }
 
-async fn collect(mut child: Child) {
+/// Waits for the outer process. Told to stop, it ends the inner one with everything below; that one is outside of the
+/// confinement, so nothing inside can keep it from doing so.
+async fn collect(mut child: Child, stop: Arc<Notify>) {
+    tokio::select! {
+        _ = child.wait() => return,
+        () = stop.notified() => {}
+    }
+    // Not collected yet, so the number is still its own.
+    if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+        let _ = kill_process(pid, Signal::TERM);
+    }
     let _ = child.wait().await;
 }

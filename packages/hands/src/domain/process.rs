@@ -133,10 +133,12 @@ impl Init<'_> {
             }
             ToDomain::Kill { call } => {
                 if let Some(worker) = self.workers.get(&call) {
-                    // A supervisor ends by itself once nothing is left below it, and then knows how it ended.
+                    // A supervisor ends by itself once nothing is left below it, and then knows how it ended; unless the
+                    // command has stopped it.
                     let clean = tree::kill_descendants(worker.pid);
-                    if let Some(pid) = Pid::from_raw(worker.pid).filter(|_| worker.is_tool || !clean) {
-                        let _ = kill_process(pid, Signal::KILL);
+                    let signal = if worker.is_tool || !clean { Signal::KILL } else { Signal::CONT };
+                    if let Some(pid) = Pid::from_raw(worker.pid) {
+                        let _ = kill_process(pid, signal);
                     }
                 }
                 Ok(())

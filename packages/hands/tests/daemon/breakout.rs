@@ -122,6 +122,10 @@ async fn the_daemon_cannot_be_reached() {
         let connect = format!("import socket; socket.socket(socket.AF_UNIX).connect('{state}/sock')");
         cell.refused(&format!("python3 -c \"{connect}\"")).await;
         cell.refused(&format!("kill -9 {pid}")).await;
+        // Nor can a command make its domain unkillable.
+        let stop = json!({ "command": "kill -STOP $PPID; sleep 60", "timeout": 0.2 });
+        let stopped = call(&cell.session, cell.next(), "bash", stop).await;
+        assert_eq!(stopped.exit, Exit::Timeout(1));
         // Its own domain process may die where there is no process namespace; the daemon may not.
         cell.bash("kill -9 $PPID; kill -9 1; kill -9 -1").await;
         assert_eq!(ok(&cell.session, cell.next(), "echo alive").await, "alive");

@@ -101,7 +101,7 @@ async fn one_call_id_runs_once_however_often_it_is_sent() {
         .map(|_| {
             let (session, client) = (session.clone(), daemon.client());
             tokio::spawn(async move {
-                let other = crate::support::open(&client, session.digest(), 1).await.unwrap();
+                let other = open(&client, session.digest(), 1).await.unwrap();
                 bash(&other, 1, command).await
             })
         })
