@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
-use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadHalf};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
@@ -74,7 +74,7 @@ impl Connection {
         let hands = read_hello(&hands)?;
         let table = Shared::default();
         let (out, queue) = mpsc::channel(QUEUED);
-        tokio::spawn(write_frames(writer, queue));
+        tokio::spawn(writer.drain_queue(queue)); // the reading task sees it if that breaks
         let reader = tokio::spawn(read_frames(reader, table.clone(), out.downgrade())).abort_handle();
         Ok(Self { hands, out, table, reader })
     }
@@ -171,19 +171,6 @@ fn read_hello(frame: &Frame) -> Result<Hands, Error> {
         return Err(Error::Version(format!("{who} speaks exec channel {theirs}, this side speaks {PROTOCOL}")));
     }
     hello.hands.ok_or_else(|| Error::Protocol("the hands did not name their incarnation".into()))
-}
-
-async fn write_frames(mut to: Writer<WriteHalf<Box<dyn Stream>>>, mut queue: mpsc::Receiver<Frame>) {
-    while let Some(frame) = queue.recv().await {
-        let mut sent = to.push(&frame).await;
-        while let (Ok(()), Ok(frame)) = (&sent, queue.try_recv()) {
-            sent = to.push(&frame).await;
-        }
-        if sent.is_err() || to.flush().await.is_err() {
-            return; // the reading task sees the end of the stream
-        }
-    }
-    let _ = to.close().await;
 }
 
 async fn read_frames(mut from: Reader<ReadHalf<Box<dyn Stream>>>, table: Shared, out: mpsc::WeakSender<Frame>) {

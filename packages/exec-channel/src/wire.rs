@@ -6,6 +6,7 @@ use std::io::{self, IoSlice};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
 
 use crate::frame::{Frame, HEADER};
 
@@ -102,12 +103,19 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         self.to.flush().await
     }
 
-    /// Flushes and ends the stream.
+    /// Writes what comes through `queue`, flushing whenever nothing more is waiting, until every sender is gone; then ends
+    /// the stream.
     ///
     /// # Errors
     /// What the stream reports.
-    pub async fn close(&mut self) -> io::Result<()> {
-        self.flush().await?;
+    pub async fn drain_queue(mut self, mut queue: mpsc::Receiver<Frame>) -> io::Result<()> {
+        while let Some(frame) = queue.recv().await {
+            self.push(&frame).await?;
+            while let Ok(frame) = queue.try_recv() {
+                self.push(&frame).await?;
+            }
+            self.flush().await?;
+        }
         self.to.shutdown().await
     }
 

@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
-use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
@@ -58,7 +57,7 @@ pub(super) async fn serve(stream: UnixStream, sessions: Arc<Sessions>) {
         Ok(Ok(false) | Err(_)) | Err(_) => return,
     }
     let (out, queue) = mpsc::channel(QUEUED);
-    let writing = tokio::spawn(write_frames(writer, queue));
+    let writing = tokio::spawn(writer.drain_queue(queue)); // the reading side sees it if that breaks
     let connection = Connection { out, sessions, slots: Slots::default() };
     if let Err(why) = connection.read(reader).await {
         eprintln!("torpor-hands: connection: {why}");
@@ -101,18 +100,6 @@ where
     writer.push(&answer).await?;
     writer.flush().await?;
     Ok(welcome.is_ok())
-}
-
-async fn write_frames(mut to: Writer<OwnedWriteHalf>, mut queue: mpsc::Receiver<Frame>) {
-    while let Some(frame) = queue.recv().await {
-        let mut sent = to.push(&frame).await;
-        while let (Ok(()), Ok(frame)) = (&sent, queue.try_recv()) {
-            sent = to.push(&frame).await;
-        }
-        if sent.is_err() || to.flush().await.is_err() {
-            return; // the reading side sees the same
-        }
-    }
 }
 
 struct Connection {
