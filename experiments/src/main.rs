@@ -4,6 +4,7 @@
 //! as model server, as bare HTTP server and as reader of an output, so that what is measured never shares a process
 //! with what measures it.
 
+mod disk;
 mod http;
 mod machine;
 mod process;
@@ -49,6 +50,9 @@ struct Bar {
     /// Where the temporary folders go; the disk that is measured
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Give everything that takes part precedence over other work on this machine (needs root)
+    #[arg(long)]
+    first: bool,
     /// A tenth of the counts and times: to try it out, not to quote
     #[arg(long)]
     quick: bool,
@@ -79,7 +83,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 async fn measure(bar: Bar) -> anyhow::Result<()> {
-    let ctx = world::Context::new(bar.torpor, bar.dir, bar.quick)?;
+    let ctx = world::Context::new(bar.torpor, bar.dir, bar.quick, bar.first)?;
     let names: Vec<&str> =
         rows::NAMES.into_iter().filter(|n| bar.rows.is_empty() || bar.rows.iter().any(|r| r == n)).collect();
     let mut report = report::Report::new(&ctx);

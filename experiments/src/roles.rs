@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, UnixStream};
 use tokio::task::JoinHandle;
 use torpor_core::{CallId, Epoch, Position, SessionKey};
 use torpor_exec_channel::message::Open;
-use torpor_exec_channel::{Chunk, Client, Dial, Error, Options, Stream};
+use torpor_exec_channel::{Chunk, Client, Dial, Error, Options, Source, Stream};
 use torpor_testkit::model_server::{self, ModelServer};
 
 use crate::http::ms;
@@ -96,9 +96,14 @@ impl Dial for Socket {
     }
 }
 
+/// A client of the hands with this state folder.
+pub(crate) fn hands_client(state: &Path) -> Source {
+    let (program, name, patience) = ("experiments".into(), "local".into(), Duration::from_secs(5));
+    Client::new(Socket(state.join("sock")), Options { program, name, patience, settings: None })
+}
+
 async fn read(state: PathBuf, command: String) -> anyhow::Result<()> {
-    let options = Options { program: "experiments".into(), name: "local".into(), patience: Duration::from_secs(5) };
-    let client = Client::new(Socket(state.join("sock")), options);
+    let client = hands_client(&state);
     let key = SessionKey::new("default", &uuid::Uuid::new_v4().to_string())?;
     let session = client.open(Open { session: key.digest(), epoch: Epoch(1), workspace: None }).await?;
     let id = |n| CallId { session: key.digest(), position: Position(n) };

@@ -19,6 +19,7 @@ use torpor_testkit::model_server::script;
 
 use crate::http::Http;
 use crate::process;
+use crate::roles;
 
 /// Longest wait for anything that is not itself measured by a bound of its own.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -31,17 +32,20 @@ pub(crate) struct Context {
     torpor: PathBuf,
     pub(crate) dir: PathBuf,
     pub(crate) quick: bool,
+    first: bool,
 }
 
 impl Context {
     /// Checks it.
-    pub(crate) fn new(torpor: Option<PathBuf>, dir: Option<PathBuf>, quick: bool) -> anyhow::Result<Self> {
+    pub(crate) fn new(torpor: Option<PathBuf>, dir: Option<PathBuf>, quick: bool, first: bool) -> anyhow::Result<Self> {
         let beside = || Ok::<_, std::io::Error>(std::env::current_exe()?.with_file_name("torpor"));
         let torpor = torpor.map_or_else(beside, Ok)?;
         let torpor = torpor
             .canonicalize()
             .with_context(|| format!("{}: build it with `cargo build --release -p torpor`", torpor.display()))?;
-        Ok(Self { torpor, dir: dir.unwrap_or_else(std::env::temp_dir), quick })
+        let ctx = Self { torpor, dir: dir.unwrap_or_else(std::env::temp_dir), quick, first };
+        ctx.prefer(std::process::id());
+        Ok(ctx)
     }
 
     /// So many, or a tenth.
@@ -55,6 +59,14 @@ impl Context {
         let text = out.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
         let mib = std::fs::metadata(&self.torpor).map_or(0.0, |m| m.len() as f64 / f64::from(1 << 20));
         format!("{text} ({mib:.1} MiB)")
+    }
+
+    /// Gives a process precedence where that was asked for. Children have it from their parents, but for the hands, who
+    /// leave the server's session.
+    pub(crate) fn prefer(&self, pid: u32) {
+        if self.first {
+            process::prefer(pid);
+        }
     }
 
     /// A temporary folder on the disk that is measured.
@@ -206,9 +218,9 @@ impl<'a> World<'a> {
         hands(&self.data().join("hands"))
     }
 
-    /// How commands are confined here.
-    pub(crate) fn level(&self) -> String {
-        std::fs::read_to_string(self.data().join("hands/level")).unwrap_or_else(|_| "unknown".into())
+    /// How commands are confined here, as the running hands say.
+    pub(crate) async fn level(&self) -> anyhow::Result<String> {
+        Ok(roles::hands_client(&self.data().join("hands")).hands().await?.level)
     }
 }
 

@@ -23,6 +23,8 @@ pub(crate) async fn measure(ctx: &Context) -> anyhow::Result<Vec<Measure>> {
     let steps = ctx.n(STEPS);
     let cold = gaps(&world, &mut http, &step("bash", "true")).await?;
 
+    world.hands().into_iter().take(1).for_each(|pid| ctx.prefer(pid));
+
     let many = |tool: &str, argument: &str| step(&format!("{tool}*{steps}"), argument);
     let (mut first, mut bash, mut read) = (Vec::new(), Vec::new(), Vec::new());
     let server_cpu = process::cpu_ms(server.pid());
@@ -37,7 +39,10 @@ pub(crate) async fn measure(ctx: &Context) -> anyhow::Result<Vec<Measure>> {
         let gaps = gaps(&world, &mut http, &script).await?;
         read.extend(gaps.iter().skip(1));
     }
-    let how = format!("{SESSIONS} sessions of {steps} steps, the first of each apart; confinement `{}`", world.level());
+    let how = format!(
+        "{SESSIONS} sessions of {steps} steps, the first of each apart; confinement `{}`",
+        world.level().await?
+    );
     Ok(vec![
         Measure::of(ROW, "a bash `true` step", "ms", &bash).at_most(2.0).how(how),
         Measure::one(ROW, "CPU per bash step, server", "ms", server_cpu).how("without hands and command"),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::time::sleep;
 
+use crate::disk;
 use crate::http::{Load, Until, closed_loop};
 use crate::process;
 use crate::report::Measure;
@@ -17,6 +18,7 @@ const CLIENTS: usize = 32;
 /// Runs of one batch, and batches.
 const BATCH: usize = 10_000;
 const BATCHES: usize = 3;
+const SYNCS: usize = 300;
 /// The default of `TORPOR_CONCURRENCY`: so many held runs leave the worker no room.
 const CONCURRENCY: u64 = 512;
 /// Length of the windows in which the drain is counted.
@@ -53,6 +55,7 @@ pub(crate) async fn measure(ctx: &Context) -> anyhow::Result<Vec<Measure>> {
     let own = per_run(process::cpu_ms(std::process::id()) - own);
     anyhow::ensure!(all.statuses.keys().eq([&202]), "statuses: {}", all.statuses());
 
+    let synced = disk::synced_appends(ctx, ctx.n(SYNCS))?;
     let drained = drain(&world, &mut http, pid, runs).await?;
     let how = format!("{BATCHES} batches of {batch} reviews, {CLIENTS} clients, worker full; {}", all.statuses());
     let mut measures = vec![
@@ -61,6 +64,8 @@ pub(crate) async fn measure(ctx: &Context) -> anyhow::Result<Vec<Measure>> {
         Measure::one("enqueue", "CPU per run, server", "ms", cpu)
             .how(format!("this client: {own:.3} ms on the same cores")),
     ];
+    measures
+        .push(Measure::of("enqueue", "baseline: synced append of 4 KiB", "ms", &synced).how("same disk, same minute"));
     measures.extend(drained);
     Ok(measures)
 }

@@ -3,10 +3,9 @@
 //! Owns: wall against the model server's own time, CPU, and what one synced write costs on the same disk. Must not
 //! know: other rows.
 
-use std::fs::File;
-use std::io::Write as _;
 use std::time::Instant;
 
+use crate::disk;
 use crate::http::{Http, ms};
 use crate::process;
 use crate::report::Measure;
@@ -17,11 +16,9 @@ const ROW: &str = "turn";
 const WARM: usize = 50;
 const TURNS: usize = 1_000;
 const SYNCS: usize = 300;
-/// Bytes of one baseline write: about what a commit appends.
-const PAGE: usize = 4096;
 
 pub(crate) async fn measure(ctx: &Context) -> anyhow::Result<Vec<Measure>> {
-    let synced = synced_appends(ctx, ctx.n(SYNCS))?;
+    let synced = disk::synced_appends(ctx, ctx.n(SYNCS))?;
     let world = World::new(ctx).await?;
     let server = world.serve().await?;
     let (pid, turns) = (server.pid(), ctx.n(TURNS));
@@ -84,19 +81,6 @@ async fn direct(world: &World<'_>, times: usize) -> anyhow::Result<Vec<f64>> {
         let sent = Instant::now();
         http.post("/v1/messages", &turn("text", None)).await?.json(200)?;
         walls.push(ms(sent.elapsed()));
-    }
-    Ok(walls)
-}
-
-fn synced_appends(ctx: &Context, times: usize) -> anyhow::Result<Vec<f64>> {
-    let dir = ctx.temp()?;
-    let mut file = File::create(dir.path().join("appends"))?;
-    let mut walls = Vec::with_capacity(times);
-    for _ in 0..times {
-        let began = Instant::now();
-        file.write_all(&[7; PAGE])?;
-        file.sync_data()?;
-        walls.push(ms(began.elapsed()));
     }
     Ok(walls)
 }

@@ -121,6 +121,9 @@ impl<'a> Writer<'a> {
     }
 
     async fn flush(&mut self) -> anyhow::Result<()> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
         let bodies = std::mem::take(&mut self.waiting);
         for body in &bodies {
             self.bytes += entry::encode(body)?.len();
