@@ -28,6 +28,9 @@ const NOT_YET: [&str; 10] = [
     "env_key",
 ];
 
+/// Most JSON that `metadata` may hold; it is part of every record, so it must stay small.
+const MAX_METADATA_BYTES: usize = 64 * 1024;
+
 /// What a run is asked to do and within which limits. Stored with the run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -67,6 +70,54 @@ impl Spec {
             workspace_ref: None,
             metadata: None,
         }
+    }
+}
+
+/// What a session's first run wished for, and its further runs keep unless they say otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Wishes {
+    /// See [`Spec::model`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// See [`Spec::provider`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    /// See [`Spec::tools`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tools: Option<Vec<String>>,
+    /// See [`Spec::budget`].
+    pub budget: Budget,
+    /// See [`Spec::workspace_ref`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workspace_ref: Option<String>,
+}
+
+impl Spec {
+    /// What further runs of the session keep of this one.
+    #[must_use]
+    pub fn wishes(&self) -> Wishes {
+        Wishes {
+            model: self.model.clone(),
+            provider: self.provider.clone(),
+            tools: self.tools.clone(),
+            budget: self.budget,
+            workspace_ref: self.workspace_ref.clone(),
+        }
+    }
+
+    /// Takes over what this run leaves open. A model goes with its provider: naming one of the two overrides both.
+    pub fn inherit(&mut self, session: &Wishes) {
+        if self.model.is_none() && self.provider.is_none() {
+            self.model.clone_from(&session.model);
+            self.provider.clone_from(&session.provider);
+        }
+        self.tools = self.tools.take().or_else(|| session.tools.clone());
+        self.workspace_ref = self.workspace_ref.take().or_else(|| session.workspace_ref.clone());
+        let (mine, theirs) = (&mut self.budget, &session.budget);
+        mine.max_turns = mine.max_turns.or(theirs.max_turns);
+        mine.max_tokens = mine.max_tokens.or(theirs.max_tokens);
+        mine.max_seconds = mine.max_seconds.or(theirs.max_seconds);
     }
 }
 
@@ -178,6 +229,9 @@ pub fn parse(body: Value) -> Result<Envelope, Invalid> {
     let priority = f.signed("priority", -1000, 1000).unwrap_or(0);
     let not_before = f.timestamp("notBefore");
     let metadata = f.any_object("metadata");
+    if metadata.as_ref().is_some_and(|m| m.to_string().len() > MAX_METADATA_BYTES) {
+        f.problem("metadata", format!("must be at most {MAX_METADATA_BYTES} bytes of JSON"));
+    }
     for name in NOT_YET {
         f.refuse(name, "is not supported by this version");
     }

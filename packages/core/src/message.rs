@@ -77,16 +77,18 @@ impl Usage {
     /// All four together; what a token budget counts.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.input + self.output + self.cache_read + self.cache_write
+        let cached = self.cache_read.saturating_add(self.cache_write);
+        self.input.saturating_add(self.output).saturating_add(cached)
     }
 }
 
 impl std::ops::AddAssign for Usage {
     fn add_assign(&mut self, o: Self) {
-        self.input += o.input;
-        self.output += o.output;
-        self.cache_read += o.cache_read;
-        self.cache_write += o.cache_write;
+        // What a provider reports is input: absurd numbers must exhaust a budget, not wrap around it.
+        self.input = self.input.saturating_add(o.input);
+        self.output = self.output.saturating_add(o.output);
+        self.cache_read = self.cache_read.saturating_add(o.cache_read);
+        self.cache_write = self.cache_write.saturating_add(o.cache_write);
     }
 }
 

@@ -19,6 +19,8 @@ pub enum Code {
     RunNotFound,
     /// The key was used with another body.
     IdempotencyConflict,
+    /// The run came before and its record has expired.
+    RunExpired,
     /// The body is over the limit.
     PayloadTooLarge,
     /// No sandbox is configured, and the work needs one.
@@ -48,6 +50,7 @@ impl Code {
             Self::SessionNotFound => ("session_not_found", 404, "There is no such session"),
             Self::RunNotFound => ("run_not_found", 404, "There is no such run"),
             Self::IdempotencyConflict => ("idempotency_conflict", 409, "The key was used with another body"),
+            Self::RunExpired => ("run_expired", 410, "The run has been and its record has expired"),
             Self::PayloadTooLarge => ("payload_too_large", 413, "The body is too large"),
             Self::NoSandbox => ("no_sandbox", 400, "The work needs a sandbox and none is configured"),
             Self::Unavailable => ("unavailable", 503, "The service cannot answer now"),

@@ -59,6 +59,8 @@ pub enum Enqueued {
     Claimed(Box<Lease>),
     /// The same key and body came before: that run.
     Existing(Box<Record>),
+    /// The same session and body came before, and the record of that run has expired.
+    Expired,
     /// The same key came before with another body, or the session exists and was expected not to.
     Conflict,
     /// The session does not exist and was expected to.
@@ -149,6 +151,13 @@ pub struct DeadLetter {
 /// Promises:
 /// - `enqueue` is one atomic step over record, queue entry, idempotency key and (with `claim_for`) lease; **when it
 ///   returns, all of that is durable**. Any number of parallel submits of one key make one run.
+/// - A submit of a session that exists (`Expects::New`) is recognised by its body as well, whatever key it carries: the
+///   same body as the session's first run is that run, or [`Enqueued::Expired`] once its record is gone; another body
+///   is a conflict.
+/// - A further run (`Expects::Existing`) inherits what the session's first run wished for
+///   ([`Spec::inherit`](crate::envelope::Spec::inherit)).
+/// - A run whose stored form cannot be read (damaged, or of a newer build) stops nobody: a claim sets it aside among
+///   the dead letters and goes on; a list leaves it out.
 /// - Runs of one session are claimed strictly one after the other, in the order they were accepted.
 /// - Among claimable runs: higher priority first, then oldest.
 /// - A claim raises the session's epoch, by which every earlier owner is fenced.
