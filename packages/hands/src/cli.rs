@@ -3,7 +3,7 @@
 //! Owns: exit codes, readiness line, the pipe of `attach`. Must not know: frames.
 
 use std::ffi::OsString;
-use std::io::Write as _;
+use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -11,6 +11,8 @@ use std::process::ExitCode;
 use crate::settings::Settings;
 use crate::{DAEMON_ARG, DOMAIN_ARG, PROBE_ARG, daemon, domain, socket};
 
+/// Bytes that `attach` passes on at a time.
+const COPY_SIZE: usize = 128 * 1024;
 /// First line of a daemon that is ready.
 pub const READY: &str = "ready";
 /// First line of a daemon that ends because there is one already.
@@ -79,15 +81,30 @@ fn attach_main(settings: Settings) -> Result<(), String> {
     let mut from = UnixStream::connect(address).map_err(failed)?;
     drop(dir);
     let mut to = from.try_clone().map_err(failed)?;
-    // Not joined: it may wait for standard input when the daemon has hung up, and ends with the process.
+    // Not joined: it may wait for standard input when the daemon has hung up, and ends with the process. Both ends are
+    // used without the standard library's buffers, which would hold frames back.
+    let mut input = std::fs::File::from(rustix::io::dup(rustix::stdio::stdin()).map_err(|e| e.to_string())?);
+    let mut out = std::fs::File::from(rustix::io::dup(rustix::stdio::stdout()).map_err(|e| e.to_string())?);
     std::thread::spawn(move || {
-        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut to);
+        let _ = join(&mut input, &mut to);
         let _ = to.shutdown(Shutdown::Write);
     });
-    // Past the standard library's line buffer, which would cut frames at every line break.
-    let mut out = std::fs::File::from(rustix::io::dup(rustix::stdio::stdout()).map_err(|e| e.to_string())?);
-    match std::io::copy(&mut from, &mut out) {
+    match join(&mut from, &mut out) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(format!("the channel broke: {e}")),
         _ => Ok(()),
+    }
+}
+
+/// Copies until the end, passing on every piece as it comes. (`std::io::copy` would splice pipe and socket together, and
+/// that waits for more where a frame should already be on its way.)
+fn join(from: &mut impl Read, to: &mut impl Write) -> std::io::Result<()> {
+    let mut buffer = vec![0; COPY_SIZE];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(n) => to.write_all(&buffer[..n])?,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
     }
 }

@@ -80,7 +80,8 @@ pub(crate) struct Summary {
 
 #[derive(Debug, Default)]
 struct Inner {
-    file: Option<File>, // gone once the disk refused a write, or swept
+    file: Option<File>,      // none before the first byte, after the disk refused a write, and once swept
+    create: Option<PathBuf>, // where the first byte makes it
     extent: Extent,
     tail_at: u64, // where the tail stands in the file
     segments: Vec<u32>,
@@ -101,17 +102,10 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// A fresh output. Blocking.
-    ///
-    /// # Errors
-    /// What the file system reports.
-    pub(crate) fn create(output: &Path, segments: PathBuf) -> io::Result<Self> {
-        if let Some(dir) = output.parent() {
-            fs::create_dir_all(dir)?;
-        }
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(output)?;
-        let inner = Inner { file: Some(file), ..Inner::default() };
-        Ok(Self { inner: Mutex::new(inner), changed: watch::Sender::new(()), segments_path: segments })
+    /// A fresh output. Its files are made when there is something to put into them.
+    pub(crate) fn create(output: PathBuf, segments: PathBuf) -> Self {
+        let inner = Inner { create: Some(output), ..Inner::default() };
+        Self { inner: Mutex::new(inner), changed: watch::Sender::new(()), segments_path: segments }
     }
 
     /// The output of a call that has ended. Files that were swept are one gap.
@@ -162,7 +156,7 @@ impl Output {
         o.trim_tail(TAIL);
         o.write_tail();
         let bytes: Vec<u8> = o.segments.iter().flat_map(|s| s.to_be_bytes()).collect();
-        if fs::write(&self.segments_path, bytes).is_err() {
+        if o.extent.total > 0 && write_new(&self.segments_path, &bytes).is_err() {
             // Without them a replay would guess: it says that the bytes are missing instead. The file stays readable.
             o.segments.clear();
         }
@@ -227,6 +221,9 @@ impl Inner {
     fn keep(&mut self, source: Source, data: &[u8]) -> bool {
         if data.is_empty() {
             return false;
+        }
+        if let Some(path) = self.create.take() {
+            self.file = open_new(&path).ok();
         }
         let at = self.extent.head;
         let written = self.file.as_ref().is_some_and(|f| f.write_all_at(data, at).is_ok());
@@ -327,6 +324,18 @@ fn read_behind(prefix: &[u8], file: &File, at: u64, wanted: usize) -> io::Result
     Ok(bytes)
 }
 
+/// Opens a file that is to be made, in a folder that may have to be made.
+fn open_new(path: &Path) -> io::Result<File> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    File::options().read(true).write(true).create(true).truncate(true).open(path)
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    open_new(path)?.write_all_at(bytes, 0)
+}
+
 fn read_segments(path: &Path) -> io::Result<Vec<u32>> {
     let limit = (MAX_SEGMENTS + 2 * TAIL) as u64 * 4;
     let mut bytes = Vec::new();
@@ -371,7 +380,7 @@ mod tests {
         ) {
             let dir = tempfile::tempdir().unwrap();
             let (path, segments) = (dir.path().join("c/output"), dir.path().join("segments"));
-            let output = Output::create(&path, segments.clone()).unwrap();
+            let output = Output::create(path.clone(), segments.clone());
             let (mut want, mut at) = ((Vec::new(), Vec::new()), 0);
             for (source, data) in &writes {
                 output.append(*source, data);
@@ -385,7 +394,7 @@ mod tests {
             prop_assert_eq!(&replay(&output, from, max), &want);
             prop_assert_eq!(&replay(&Output::reopen(&path, &segments, summary.extent), from, max), &want);
             let all: Vec<u8> = writes.iter().flat_map(|(_, d)| d.clone()).collect();
-            prop_assert_eq!(fs::read(&path).unwrap(), &all[..]);
+            prop_assert_eq!(fs::read(&path).unwrap_or_default(), &all[..]);
             prop_assert_eq!(summary.tail, all);
         }
     }
@@ -394,7 +403,7 @@ mod tests {
     fn what_goes_beyond_the_bounds_is_a_gap_between_head_and_tail() {
         let dir = tempfile::tempdir().unwrap();
         let (path, segments) = (dir.path().join("output"), dir.path().join("segments"));
-        let output = Output::create(&path, segments.clone()).unwrap();
+        let output = Output::create(path.clone(), segments.clone());
         // One byte from either stream in turn: the segments run out long before the cap does.
         let pairs = MAX_SEGMENTS / 2 + 3 * TAIL;
         for _ in 0..pairs {

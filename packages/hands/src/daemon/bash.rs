@@ -76,8 +76,7 @@ pub(super) async fn run(session: &Session, call: &Arc<Call>) -> Ended {
     let started = async {
         let order = Order::read(call)?;
         let domain = session.domain().await?;
-        let place = || session.create_output(call.position());
-        let output = Arc::new(place().map_err(|e| format!("the output could not be stored: {e}"))?);
+        let output = Arc::new(session.create_output(call.position()));
         call.set_output(output.clone());
         let job = Job::Bash { command: order.command.to_owned() };
         let pipes = spawn(&domain, &job, call, &output).await;

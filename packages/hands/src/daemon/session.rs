@@ -322,17 +322,14 @@ impl Session {
         }
     }
 
-    /// Fresh output files for a call. Blocking. Makes room first: the oldest outputs beyond the bound go.
-    pub(super) fn create_output(&self, position: u64) -> io::Result<Output> {
+    /// The output of a call that is about to start. Makes room now and then: the oldest outputs beyond the bound go.
+    pub(super) fn create_output(&self, position: u64) -> Output {
         let (output, segments) = self.output_paths(position);
-        if let Some(dir) = segments.parent() {
-            fs::create_dir_all(dir)?;
-        }
         if self.unseen.load(Ordering::Relaxed) >= LOOK_EVERY {
             self.unseen.store(0, Ordering::Relaxed);
             sweep_outputs(&self.dir, position);
         }
-        Output::create(&output, segments)
+        Output::create(output, segments)
     }
 
     /// Counts what a call has stored.

@@ -248,3 +248,25 @@ async fn a_fork_bomb_stays_inside_and_can_be_ended() {
     assert_eq!(ended.exit, Exit::Timeout(1));
     assert_eq!(ok(&session, 2, "echo alive").await, "alive");
 }
+
+#[tokio::test]
+async fn the_network_is_there_where_it_is_granted() {
+    let outside = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = outside.local_addr().unwrap().port();
+    for level in [Level::Full, Level::Reduced] {
+        let granted = Daemon::with(|s| (s.allow, s.prefer, s.network) = (level, level, true));
+        let Some(daemon) = granted else { continue };
+        let session = daemon.open(1).await;
+        assert_eq!(ok(&session, 1, &format!("exec 3<>/dev/tcp/127.0.0.1/{port} && echo connected")).await, "connected");
+    }
+}
+
+#[tokio::test]
+async fn without_confinement_the_rest_still_works() {
+    let daemon = Daemon::with(|s| (s.allow, s.prefer) = (Level::Unconfined, Level::Unconfined)).unwrap();
+    let session = daemon.open(1).await;
+    assert_eq!(ok(&session, 1, "pwd").await, session.workdir());
+    let left = json!({ "command": "setsid sleep 66.5 & sleep 60", "timeout": 0.2 });
+    assert_eq!(call(&session, 2, "bash", left).await.exit, Exit::Timeout(1));
+    assert_eq!(bash(&session, 3, "pgrep -f '[s]leep 66.5' || echo none").await, "none");
+}

@@ -1,9 +1,12 @@
 //! Calls: their results, their identity, their end.
 
+use std::process::Stdio;
+
 use serde_json::json;
 use torpor_exec_channel::message::Exit;
+use torpor_exec_channel::{Client, Dial, Error, Stream};
 
-use crate::support::{Daemon, bash, call, ok, text};
+use crate::support::{Daemon, SESSION, bash, call, ok, open, options, text};
 
 #[tokio::test]
 async fn commands_and_tools_share_a_workspace() {
@@ -37,4 +40,54 @@ async fn endings_are_told_apart() {
     }
     let long = "x".repeat(200_000);
     assert!(bash(&session, 90, &format!("echo {long}")).await.contains("at most"));
+}
+
+/// Reaches the daemon through `torpor-hands attach`, as a remote transport does.
+struct Attach(std::path::PathBuf);
+
+#[async_trait::async_trait]
+impl Dial for Attach {
+    async fn dial(&self) -> Result<Box<dyn Stream>, Error> {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_torpor-hands"));
+        command.arg("attach").arg("--state").arg(&self.0).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        Ok(Box::new(tokio::io::join(child.stdout.take().unwrap(), child.stdin.take().unwrap())))
+    }
+}
+
+#[tokio::test]
+async fn attach_joins_standard_streams_to_the_daemon() {
+    let daemon = Daemon::start();
+    let client = Client::new(Attach(daemon.state().to_owned()), options());
+    let session = open(&client, SESSION, 1).await.unwrap();
+    assert_eq!(ok(&session, 1, "echo through the pipe").await, "through the pipe");
+    let content = "x".repeat(3_000_000);
+    let written = call(&session, 2, "write", json!({ "path": "big", "content": content })).await;
+    assert_eq!(written.exit, Exit::Answered, "{}", text(&written));
+    assert_eq!(ok(&session, 3, "wc -c < big").await, "3000000");
+}
+
+#[tokio::test]
+async fn requests_that_make_no_sense_are_refused_by_name() {
+    let daemon = Daemon::start();
+    let session = daemon.open(1).await;
+    for (position, (tool, input, want)) in [
+        ("bash", json!({}), "bash needs `command`"),
+        ("bash", json!({ "command": "true", "timeout": 0 }), "`timeout` must be above 0"),
+        ("bash", json!({ "command": "true", "timeout": 90_000 }), "at most 86400"),
+        ("bash", json!({ "command": "a\0b" }), "NUL"),
+        ("fly", json!({}), "Unknown tool: fly"),
+        ("read", json!({ "path": "missing" }), "missing"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let ended = call(&session, position as u64 + 1, tool, input).await;
+        assert!(text(&ended).contains(want), "{}", text(&ended));
+        assert!(ended.result.is_some_and(|r| r.is_error));
+    }
+    for bad in ["", "../../etc", "0123456789ABCDEF0123456789ABCDEF"] {
+        let refused = open(&daemon.client(), bad, 1).await.unwrap_err().to_string();
+        assert!(refused.contains("32 hexadecimal digits"), "{refused}");
+    }
 }
