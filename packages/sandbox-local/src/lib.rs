@@ -115,6 +115,13 @@ impl Local {
     /// As there.
     pub async fn open_session(&self, open: Open) -> Result<Session, Error> {
         self.workdir(&open.session, open.workspace.as_deref())?;
+        let found = self.client.hands().await?.level;
+        if found != self.level.as_str() {
+            // The working directory was told from the note: better no sandbox than another one than was promised.
+            start::forget(&self.config);
+            let why = format!("the hands confine at level `{found}`, not `{}` as before: start again", self.level);
+            return Err(Error::None(why));
+        }
         let open = message::Open { session: open.session.digest(), epoch: open.epoch, workspace: open.workspace };
         Ok(self.client.open(open).await?)
     }

@@ -23,6 +23,8 @@ use crate::Config;
 
 /// How long a daemon may take until it is ready.
 const READY_WITHIN: Duration = Duration::from_secs(30);
+/// Name of the file that notes the level.
+const NOTE: &str = "probed";
 /// Longest text read from a daemon or probe that failed, in bytes.
 const MAX_SAID: u64 = 16 * 1024;
 /// Size from which the daemon's own log is begun anew at its next start, in bytes.
@@ -111,7 +113,7 @@ fn log_file(state: &Path) -> io::Result<File> {
 /// The level: as noted by the last daemon on this kernel that is allowed still, or found out by trying.
 pub(crate) fn level(config: &Config) -> Result<Level, sandbox::Error> {
     let none = |why: String| sandbox::Error::None(why);
-    let note = config.state_dir.join("probed");
+    let note = config.state_dir.join(NOTE);
     let question = question(config);
     if let Ok(text) = fs::read_to_string(&note)
         && let Some((level, asked)) = text.split_once('\n')
@@ -136,6 +138,11 @@ pub(crate) fn level(config: &Config) -> Result<Level, sandbox::Error> {
     let level: Level = said[0].trim().parse().map_err(|_| none(said[1].trim().to_owned()))?;
     let _ = fs::write(note, format!("{level}\n{question}")); // without the note it is tried again
     Ok(level)
+}
+
+/// Removes the note of the level.
+pub(crate) fn forget(config: &Config) {
+    let _ = fs::remove_file(config.state_dir.join(NOTE)); // if it stays, the next start says the same again
 }
 
 /// What the answer depends on: the kernel's start, the program, and what is asked for.
