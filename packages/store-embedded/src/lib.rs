@@ -74,6 +74,7 @@ pub struct Store {
     signals: Arc<Signals>,
     clock: Arc<dyn Clock>,
     result_ttl: Duration,
+    id: String,
     _folder: Folder,
 }
 
@@ -95,8 +96,9 @@ impl Store {
         let file = dir.join(FILE);
         let conn = schema::open_writer(&file)?;
         let lease_ms = u64::try_from(options.lease.as_millis()).unwrap_or(u64::MAX).max(1);
-        let state = State::load(&conn, lease_ms, Arc::clone(&options.clock))
-            .map_err(|fault| fault::describe(&format!("cannot read the database {}", file.display()), fault))?;
+        let unreadable = |fault| fault::describe(&format!("cannot read the database {}", file.display()), fault);
+        let id = schema::id(&conn).map_err(unreadable)?;
+        let state = State::load(&conn, lease_ms, Arc::clone(&options.clock)).map_err(unreadable)?;
         let readers = Readers::start(&file)?;
         let signals = Arc::new(Signals {
             ready: Notify::new(),
@@ -104,6 +106,14 @@ impl Store {
             waiters: Arc::new(Waiters::default()),
         });
         let writer = Writer::start(conn, state, Arc::clone(&signals))?;
-        Ok(Self { writer, readers, signals, clock: options.clock, result_ttl: options.result_ttl, _folder: folder })
+        let Options { clock, result_ttl, .. } = options;
+        Ok(Self { writer, readers, signals, clock, result_ttl, id, _folder: folder })
+    }
+
+    /// Which store this is: a random id that was made with its file. A folder that is emptied and used again gets
+    /// another, so that what was kept elsewhere under the old one is never taken for this store's.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
     }
 }

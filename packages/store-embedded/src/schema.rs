@@ -7,7 +7,7 @@
 //!
 //! | table | one row is | worth knowing |
 //! |---|---|---|
-//! | `meta` | a fact about the file | `schema` = layout version; a newer one is refused by name |
+//! | `meta` | a fact about the file | `schema` = layout version; a newer one is refused by name; `id` = this store and no other, made with the file |
 //! | `session` | a session and the marks beside its log | `head`, `epoch` and `resume_from` make opening O(tail); `front_run` is the run whose turn it is, `owned` whether someone holds it, `progressed` whether its owner got anywhere |
 //! | `entry` | an entry of a session's log | `write_id` stands on the first entry of each append; `schema` is the entry's own version |
 //! | `run` | the record of a run | `id` ascends with acceptance and starts with the time (`created_ms << 20`), so that "created after" is a range of keys; how it ended is the entry at `ended_position`, kept once |
@@ -178,6 +178,13 @@ fn prepare_tables(conn: &Connection) -> Result<(), Fault> {
         ))
         .into()),
     }
+}
+
+/// The store's id: made with the file, or for a file that is older than ids.
+pub(crate) fn id(conn: &Connection) -> Result<String, Fault> {
+    let fresh = uuid::Uuid::new_v4().to_string();
+    conn.execute("INSERT OR IGNORE INTO meta (name, value) VALUES ('id', ?1)", [fresh])?;
+    Ok(conn.query_row("SELECT value FROM meta WHERE name = 'id'", [], |r| r.get(0))?)
 }
 
 /// This process holds the folder alone, so whoever held a lease is gone: it would be wrong to wait for them.

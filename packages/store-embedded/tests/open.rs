@@ -62,6 +62,17 @@ fn a_child_process_does_not_hold_the_folder() {
     opened.expect("the child was started while the store was open, and lives on");
 }
 
+/// What others keep for a store is found again after a restart, and never by the store that took its place.
+#[test]
+fn a_store_keeps_its_id_and_shares_it_with_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = open(dir.path()).unwrap().id().to_owned();
+    assert_eq!(open(dir.path()).unwrap().id(), first);
+    std::fs::remove_file(dir.path().join("store.db")).unwrap();
+    let second = open(dir.path()).unwrap().id().to_owned();
+    assert!(first != second && !first.is_empty() && !second.is_empty(), "{first} {second}");
+}
+
 #[test]
 fn a_folder_that_cannot_be_made_is_named() {
     let dir = tempfile::tempdir().unwrap();
