@@ -30,6 +30,7 @@ use tokio::sync::{Notify, watch};
 use torpor_core::{Clock, SystemClock, store};
 
 use crate::lock::Folder;
+pub use crate::lock::holder;
 use crate::readers::Readers;
 use crate::waiters::Waiters;
 use crate::writer::{Signals, State, Writer};

@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed expectation is the result
 
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -13,7 +15,7 @@ use torpor_core::log::{AppendError, SessionLog};
 use torpor_core::queue::{Lease, WorkQueue as _};
 use torpor_core::run::RunStore as _;
 use torpor_core::{Position, store};
-use torpor_store_embedded::{Options, Store};
+use torpor_store_embedded::{Options, Store, holder};
 use torpor_testkit::clock::ManualClock;
 use torpor_testkit::sample::{checkpoint, claimed, first_claimed, note, write};
 
@@ -48,6 +50,73 @@ fn a_folder_is_opened_once_and_the_holder_is_named() {
     assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
     drop(held);
     open(dir.path()).expect("released with the store");
+}
+
+/// Set for the child of the next test: the folder to hold.
+const HOLD: &str = "TORPOR_TEST_HOLD_FOLDER";
+
+/// The child: holds the store until its standard input ends.
+#[test]
+fn hold() {
+    let Some(dir) = std::env::var_os(HOLD) else { return };
+    let _store = open(Path::new(&dir)).unwrap();
+    println!("held");
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+}
+
+/// Who holds a folder is a fact about now: not about who wrote a file, and not changed by asking.
+#[test]
+fn the_holder_of_a_folder_is_known_while_it_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(holder(dir.path()), None, "a folder that was never used");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "asking leaves nothing behind");
+
+    for kill in [true, false] {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "hold", "--nocapture"])
+            .env(HOLD, dir.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        out.lines().map(Result::unwrap).find(|line| line.contains("held")).unwrap();
+        for _ in 0..3 {
+            assert_eq!(holder(dir.path()), Some(child.id()));
+        }
+        assert!(open(dir.path()).unwrap_err().to_string().contains(&format!("process {}", child.id())));
+        if kill {
+            child.kill().unwrap();
+        }
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!(holder(dir.path()), None, "its id may still be written down; it holds nothing");
+    }
+
+    std::fs::write(dir.path().join("lock"), "4711").unwrap();
+    assert_eq!(holder(dir.path()), None);
+    let _mine = open(dir.path()).unwrap();
+    assert_eq!(holder(dir.path()), None, "no other process");
+}
+
+/// Those who look in the very moment in which a store is opened neither keep it out nor take each other for it.
+#[test]
+fn looking_for_the_holder_disturbs_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()).unwrap());
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let look = || {
+            while !done.load(Ordering::Relaxed) {
+                assert_eq!(holder(dir.path()), None);
+            }
+        };
+        scope.spawn(look);
+        scope.spawn(look);
+        let opened = (0..20).map(|_| open(dir.path()).map(drop)).collect::<Result<Vec<_>, _>>();
+        done.store(true, Ordering::Relaxed);
+        opened.unwrap();
+    });
 }
 
 #[test]
