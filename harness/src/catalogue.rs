@@ -252,18 +252,16 @@ pub(crate) fn offered(sandbox: bool, review: bool, allow: Option<&[String]>) -> 
 /// An allow-list that cannot be honoured.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("names {unknown:?}, which is not a tool; there are {}", .known.join(", "))]
-pub struct Invalid {
-    /// The name that is no tool.
-    pub unknown: String,
-    /// The tools there are.
-    pub known: Vec<&'static str>,
+pub(crate) struct Invalid {
+    unknown: String,
+    known: Vec<&'static str>,
 }
 
 /// Checks an allow-list.
 ///
 /// # Errors
 /// [`Invalid`] names the first entry that is no tool.
-pub fn check_names(allow: &[String]) -> Result<(), Invalid> {
+pub(crate) fn check_names(allow: &[String]) -> Result<(), Invalid> {
     match allow.iter().find(|n| find(n).is_none()) {
         None => Ok(()),
         Some(n) => Err(Invalid { unknown: n.clone(), known: CATALOGUE.iter().map(|k| k.tool.spec().name).collect() }),

@@ -44,11 +44,20 @@ pub enum LeafEnd {
     Ended(Outcome),
     /// It was asked to stop and stopped at a safe point: release the lease. Running commands go on.
     HandedBack,
+    /// There are hands, but they cannot take this session now: release the lease to wait, burning no attempt.
+    Busy(String),
     /// Another brain owns the session: do nothing more.
     Fenced,
     /// The log could not be read or written: release the lease for a later attempt, if that can be said.
     Store(String),
 }
+
+/// How long a leaf that ends may take to make sure that nothing of it runs on.
+const ABANDON_LIMIT: Duration = Duration::from_secs(5);
+
+/// A command under way earns patience: a run whose brains died while it ran is given up only after this many times
+/// the usual attempts.
+const PATIENCE_WITH_CALLS: u32 = 4;
 
 /// Asks a leaf to stop. Clones share the signal.
 #[derive(Debug, Clone)]
@@ -71,6 +80,11 @@ impl Stop {
     pub fn new() -> (StopHandle, Self) {
         let (tx, rx) = watch::channel(Signal::Go);
         (StopHandle(tx), Self(rx))
+    }
+
+    /// Whether something other than "go on" was said.
+    fn is_said(&self) -> bool {
+        *self.0.borrow() != Signal::Go
     }
 
     /// Waits until something other than "go on" is said. Pending for ever when the handle is gone.
@@ -109,13 +123,34 @@ pub async fn run_leaf(deps: &Deps, lease: Lease, stop: Stop) -> LeafEnd {
     }
 }
 
+/// Whether a run has burned its attempts: asked before [`run_leaf`], answered from the log where a command is under
+/// way, which is no poison however often its brain dies.
+pub async fn is_exhausted(deps: &Deps, lease: &Lease, max_attempts: u32) -> bool {
+    if lease.attempt <= max_attempts {
+        return false;
+    }
+    if lease.attempt > max_attempts.saturating_mul(PATIENCE_WITH_CALLS) {
+        return true;
+    }
+    match deps.log.open(lease.session()).await {
+        Ok(Some(opened)) => State::replay(lease.record.run_id.clone(), &opened.tail).calls_under_way().is_empty(),
+        _ => true,
+    }
+}
+
 /// Ends a run that has burned its attempts, without running it.
 ///
-/// The append needs only what the lease carries, so it works even where the log cannot be read.
+/// What it spent and what still runs is taken from the log where that can be read; the append itself needs only what
+/// the lease carries.
 pub async fn give_up(deps: &Deps, lease: Lease, message: String) -> LeafEnd {
     let run = lease.record.run_id.clone();
     let head = lease.head.position;
-    let mut leaf = Leaf::new(deps, lease, head, State::new(run.clone()), Stop::new().1);
+    let (state, message) = match deps.log.open(lease.session()).await {
+        Ok(Some(opened)) => (State::replay(run.clone(), &opened.tail), message),
+        Ok(None) => (State::new(run.clone()), message),
+        Err(e) => (State::new(run.clone()), format!("{message}; {e}")),
+    };
+    let mut leaf = Leaf::new(deps, lease, head, state, Stop::new().1);
     match leaf.end(Outcome::failed(FailReason::DeadLetter, message)).await {
         Ok(end) => end,
         Err(stopped) => end_of(&run, stopped),
@@ -215,6 +250,10 @@ impl<'a> Leaf<'a> {
                 return self.end(outcome).await.map(Some);
             }
         }
+        if self.stop.is_said() {
+            let why = self.interrupt().await;
+            return self.interrupted(why).await.map(Some);
+        }
         if let Some(outcome) = self.over_budget() {
             return self.end(outcome).await.map(Some);
         }
@@ -230,17 +269,12 @@ impl<'a> Leaf<'a> {
         let review = matches!(spec.work, Work::Review { .. });
         let sandboxed = self.deps.sandboxes.is_some();
         let offered = catalogue::offered(sandboxed, review, spec.tools.as_deref());
-        let needs_sandbox = review || spec.tools.as_deref().is_some_and(|t| !t.is_empty());
-        if needs_sandbox && !sandboxed {
-            let message = "this run needs tools, and no sandbox is configured";
-            return self.end(Outcome::failed(FailReason::NoSandbox, message)).await.map(Some);
+        if let Err(refused) = crate::check::check(spec, &self.deps.settings, self.deps.sandboxes.as_deref()) {
+            return self.end(Outcome::failed(refused.reason(), refused.to_string())).await.map(Some);
         }
         let has_hands = offered.iter().any(|k| k.tool.place() == torpor_core::tool::Place::Sandbox);
         let workdir = match &self.deps.sandboxes {
-            Some(s) if has_hands => match s.workdir(self.lease.session(), spec.workspace_ref.as_deref()) {
-                Ok(dir) => Some(dir),
-                Err(e) => return self.end(Outcome::failed(FailReason::BadInputs, e.to_string())).await.map(Some),
-            },
+            Some(s) if has_hands => s.workdir(self.lease.session(), spec.workspace_ref.as_deref()).ok(),
             _ => None,
         };
         let body = Body::RunStarted {
@@ -277,7 +311,7 @@ impl<'a> Leaf<'a> {
     }
 
     /// Checked before every model call and every tool call.
-    fn over_budget(&self) -> Option<Outcome> {
+    pub(crate) fn over_budget(&self) -> Option<Outcome> {
         let (spent, budget) = (&self.state().spent, &self.budget);
         let tokens = spent.usage.total();
         let spent_so_far = || format!("spent: {} model calls, {tokens} tokens", spent.turns);
@@ -309,8 +343,18 @@ impl<'a> Leaf<'a> {
         Some(max.saturating_sub(self.deps.clock.now().since(since)))
     }
 
-    /// Ends the run.
+    /// Ends the run. Calls that nobody has heard the end of are ended first, at this epoch, so that nothing of a run
+    /// that is over runs on, and no earlier brain can start what it had only announced.
     pub(crate) async fn end(&mut self, outcome: Outcome) -> Result<LeafEnd, Stopped> {
+        let under_way = self.state().calls_under_way();
+        if !under_way.is_empty() {
+            self.writer.commit().await?; // what is known so far must not wait for the hands
+            let limit = self.deps.clock.sleep(ABANDON_LIMIT);
+            tokio::select! {
+                () = self.abandon(&under_way) => {}
+                () = limit => tracing::warn!(run = %self.run(), "the hands are away; calls of an ended run may go on"),
+            }
+        }
         let spent = self.state().spent.clone();
         self.writer.stage(Body::RunEnded { run: self.run(), outcome: outcome.clone(), spent });
         self.writer.commit().await?;

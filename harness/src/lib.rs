@@ -8,6 +8,7 @@
 //! Must not know: HTTP, any store, any provider, any sandbox; it sees only the seams of `torpor-core`.
 
 mod catalogue;
+mod check;
 mod leaf;
 mod model_step;
 mod prompt;
@@ -16,6 +17,6 @@ mod state;
 mod tool_step;
 mod writer;
 
-pub use catalogue::{Invalid as InvalidTools, check_names as check_tool_names};
-pub use leaf::{Deps, LeafEnd, Stop, StopHandle, give_up, run_leaf};
+pub use check::{Refused, check};
+pub use leaf::{Deps, LeafEnd, Stop, StopHandle, give_up, is_exhausted, run_leaf};
 pub use settings::{Limits, RetryPolicy, Settings, UnknownModel};

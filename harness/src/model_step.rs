@@ -69,6 +69,10 @@ impl Leaf<'_> {
                     Ok(answer) => return Called::Answered(answer, attempt),
                     Err(e) => e,
                 };
+                if e.overflow {
+                    let full = "the session no longer fits into the model's context window; start a new session";
+                    return Called::Failed(format!("{full} ({e})"));
+                }
                 if e.retry == Retry::Never || attempt >= policy.attempts {
                     return Called::Failed(failure(&e.message, attempt));
                 }

@@ -115,10 +115,10 @@ impl State {
             Body::Takeover { .. } | Body::Checkpoint { .. } => {}
             Body::ModelRequested { estimate, .. } => {
                 if mine {
-                    self.spent.turns += 1;
+                    self.spent.turns = self.spent.turns.saturating_add(1);
                     // A request that was cut off by a crash counts as spent, by its estimate.
                     if let Some(lost) = self.unanswered.replace(*estimate) {
-                        self.spent.usage.input += lost;
+                        self.spent.usage.input = self.spent.usage.input.saturating_add(lost);
                     }
                 }
             }
@@ -132,7 +132,9 @@ impl State {
                 self.messages.push(Message::Assistant(message.clone()));
             }
             Body::ToolRequested { tool_use, sandbox, .. } => {
-                if let Some(u) = self.open.iter_mut().find(|u| u.id == *tool_use && u.intent.is_none()) {
+                if let Some(u) =
+                    self.open.iter_mut().find(|u| u.id == *tool_use && u.intent.is_none() && u.result.is_none())
+                {
                     u.intent = Some((position, sandbox.clone()));
                 }
             }
@@ -180,6 +182,11 @@ impl State {
     /// Uses that still need a result, in the order of the latest answer.
     pub(crate) fn unanswered_uses(&self) -> impl Iterator<Item = &Use> {
         self.open.iter().filter(|u| u.result.is_none())
+    }
+
+    /// Where calls stand that the hands may know and nobody has heard the end of.
+    pub(crate) fn calls_under_way(&self) -> Vec<Position> {
+        self.unanswered_uses().filter_map(|u| u.intent.as_ref().map(|i| i.0)).collect()
     }
 
     /// The latest answer of the model, if it is the last thing in the conversation.
@@ -297,6 +304,30 @@ mod tests {
         );
         assert_eq!(state.open[0].result, None);
         assert!(state.open[1].result.is_some());
+    }
+
+    #[test]
+    fn an_intent_never_belongs_to_a_use_that_was_refused() {
+        let run = RunId::generate();
+        let intent = Body::ToolRequested {
+            run: run.clone(),
+            tool_use: "x".into(),
+            name: "bash".into(),
+            input: json!({}),
+            sandbox: None,
+        };
+        let state = fold(
+            &run,
+            &[
+                started(&run),
+                requested(&run),
+                answered(&run, &[("x", "fly"), ("x", "bash")], StopReason::ToolUse),
+                ended(&run, "x", None),
+                intent,
+            ],
+        );
+        assert_eq!(state.open[0].intent, None);
+        assert_eq!(state.calls_under_way(), [Position(5)]);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! Calls of one message run at the same time, except that a call which changes a file by itself (`write`, `edit`)
 //! waits for those before it and holds those after it. Results reach the model in the order of its calls.
 
+use std::sync::Arc;
+
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use torpor_core::entry::{Body, ToolEnding};
@@ -14,7 +16,7 @@ use torpor_core::sandbox::{self, Ended};
 use torpor_core::tool::Place;
 
 use crate::catalogue::{self, Known};
-use crate::leaf::{Interrupt, Leaf, Step};
+use crate::leaf::{Interrupt, Leaf, LeafEnd, Step};
 use crate::prompt;
 use crate::state::Use;
 use crate::writer::Stopped;
@@ -111,9 +113,15 @@ impl Leaf<'_> {
 
     async fn run_wave(&mut self, wave: Vec<Use>) -> Step {
         let hands = match self.hands().await? {
-            Ok(hands) => hands,
-            Err(outcome) => return self.end(outcome).await.map(Some),
+            Hands::Attached(hands) => hands,
+            Hands::Cannot(outcome) => return self.end(outcome).await.map(Some),
+            Hands::Busy(why) => return Ok(Some(LeafEnd::Busy(why))), // everything is committed
+            Hands::Interrupted(why) => return self.interrupted(why).await.map(Some),
         };
+        // Opening may have taken long.
+        if let Some(outcome) = self.over_budget() {
+            return self.end(outcome).await.map(Some);
+        }
         let session = self.lease.session().digest();
         let mut calls = Vec::with_capacity(wave.len());
         for u in wave {
@@ -152,11 +160,11 @@ impl Leaf<'_> {
         while !running.is_empty() {
             let done = tokio::select! {
                 biased;
-                done = running.next() => done,
-                i = &mut interrupt => {
+                why = &mut interrupt => {
                     drop(running);
-                    return self.let_go(hands, &calls, i).await;
+                    return self.interrupted(why).await.map(Some);
                 }
+                done = running.next() => done,
             };
             let Some((position, u, ended)) = done else { break };
             running.extend(waiting.next().map(start));
@@ -169,10 +177,13 @@ impl Leaf<'_> {
                 Err(sandbox::Error::Fenced { mine, current }) => {
                     return Err(Stopped::Fenced(format!("the hands refused epoch {mine}; current is {current}")));
                 }
+                // A call that the hands will not take is the model's to know, not the run's end.
+                Err(sandbox::Error::Refused(why)) => {
+                    (ToolEnding::Finished, ToolResult::error(format!("The sandbox refused this call: {why}")))
+                }
                 Err(e) => {
                     drop(running);
-                    let outcome = no_sandbox(&e);
-                    return self.end(outcome).await.map(Some);
+                    return self.end(no_sandbox(&e)).await.map(Some);
                 }
             };
             self.stage_end(&u, Some(position), ending, result);
@@ -184,42 +195,68 @@ impl Leaf<'_> {
         Ok(None)
     }
 
-    /// Lets go of running calls. At the deadline they are ended; on a hand-back they go on for the next brain.
-    async fn let_go(&mut self, hands: &dyn sandbox::Sandbox, calls: &[(sandbox::Call, Use)], why: Interrupt) -> Step {
-        if matches!(why, Interrupt::Deadline) {
-            let cancels = calls.iter().map(|(call, _)| hands.cancel(&call.id));
-            for failed in futures::future::join_all(cancels).await.into_iter().filter_map(Result::err) {
-                tracing::warn!(run = %self.lease.record.run_id, error = %failed, "a call could not be cancelled");
-            }
+    /// Ends calls at the hands, at this epoch. Best effort: hands that are away have nothing to end, or cannot hear.
+    pub(crate) async fn abandon(&mut self, calls: &[Position]) {
+        let session = self.lease.session().digest();
+        let ids: Vec<CallId> = calls.iter().map(|p| CallId { session: session.clone(), position: *p }).collect();
+        let hands = match (&self.sandbox, &self.deps.sandboxes) {
+            (Some(hands), _) => hands.clone(),
+            (None, None) => return,
+            (None, Some(transport)) => match transport.open(self.open_request()).await {
+                Ok(hands) => hands,
+                Err(e) => return tracing::warn!(run = %self.run(), error = %e, "calls cannot be ended"),
+            },
+        };
+        let cancels = ids.iter().map(|id| hands.cancel(id));
+        for failed in futures::future::join_all(cancels).await.into_iter().filter_map(Result::err) {
+            tracing::warn!(run = %self.run(), error = %failed, "a call could not be ended");
         }
-        self.interrupted(why).await.map(Some)
     }
 
-    /// The hands, attached at this epoch; the inner error is how the run ends without them.
-    async fn hands(&mut self) -> Result<Result<std::sync::Arc<dyn sandbox::Sandbox>, Outcome>, Stopped> {
-        if let Some(hands) = &self.sandbox {
-            return Ok(Ok(hands.clone()));
-        }
-        let Some(transport) = self.deps.sandboxes.clone() else {
-            return Ok(Err(Outcome::failed(FailReason::NoSandbox, "no sandbox is configured")));
-        };
-        self.writer.commit().await?; // opening may take long; an answer that was paid for must not wait for it
-        let open = sandbox::Open {
+    fn open_request(&self) -> sandbox::Open {
+        sandbox::Open {
             session: self.lease.session().clone(),
             epoch: self.writer.epoch(),
             workspace: self.lease.record.spec.workspace_ref.clone(),
+        }
+    }
+
+    /// The hands, attached at this epoch.
+    async fn hands(&mut self) -> Result<Hands, Stopped> {
+        if let Some(hands) = &self.sandbox {
+            return Ok(Hands::Attached(hands.clone()));
+        }
+        let Some(transport) = self.deps.sandboxes.clone() else {
+            return Ok(Hands::Cannot(Outcome::failed(FailReason::NoSandbox, "no sandbox is configured")));
         };
-        match transport.open(open).await {
+        self.writer.commit().await?; // opening may take long; an answer that was paid for must not wait for it
+        let opened = tokio::select! {
+            biased;
+            why = self.interrupt() => return Ok(Hands::Interrupted(why)),
+            opened = transport.open(self.open_request()) => opened,
+        };
+        match opened {
             Ok(hands) => {
                 self.sandbox = Some(hands.clone());
-                Ok(Ok(hands))
+                Ok(Hands::Attached(hands))
             }
             Err(sandbox::Error::Fenced { mine, current }) => {
                 Err(Stopped::Fenced(format!("the hands refused epoch {mine}; current is {current}")))
             }
-            Err(e) => Ok(Err(no_sandbox(&e))),
+            Err(sandbox::Error::Busy(why)) => Ok(Hands::Busy(why)),
+            Err(e) => Ok(Hands::Cannot(no_sandbox(&e))),
         }
     }
+}
+
+/// What came of asking for hands.
+enum Hands {
+    Attached(Arc<dyn sandbox::Sandbox>),
+    /// There are none; how the run ends without them.
+    Cannot(Outcome),
+    /// They are taken; later they may not be.
+    Busy(String),
+    Interrupted(Interrupt),
 }
 
 fn no_sandbox(e: &sandbox::Error) -> Outcome {

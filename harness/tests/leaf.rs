@@ -291,6 +291,86 @@ async fn provider_parts_come_back_to_the_model_as_they_were() {
     assert_eq!(sent_back.blocks[0], block);
 }
 
+/// A brain that died in the middle of the endless command of a fresh run; the lease of the next one.
+async fn died_in_a_command(rig: &Rig, spec: Spec) -> (torpor_core::RunId, torpor_core::queue::Lease) {
+    let run = rig.submit(spec).await;
+    let lease = rig.claim().await;
+    let (_handle, stop) = Stop::new();
+    let leaf = run_leaf(&rig.deps, lease, stop);
+    tokio::select! {
+        end = leaf => panic!("{end:?}"),
+        () = async { while rig.hands.ran().is_empty() { tokio::task::yield_now().await } } => {}
+    }
+    rig.lapse();
+    (run, rig.claim().await)
+}
+
+#[tokio::test]
+async fn a_run_that_ends_on_resume_ends_its_command_and_shuts_earlier_brains_out() {
+    let rig = rig(vec![bash("hang")]);
+    let (run, lease) = died_in_a_command(&rig, Spec::prompt("go")).await;
+    let epoch = lease.epoch;
+    let end = give_up(&rig.deps, lease, "enough".into()).await;
+    assert!(matches!(end, LeafEnd::Ended(_)));
+    assert_eq!(rig.hands.cancelled().len(), 1, "the command goes on after its run's end");
+    let record = rig.record(&run).await;
+    assert_eq!(record.spent.turns, 1, "what was spent is known");
+    let earlier = torpor_core::Epoch(epoch.0 - 1);
+    let open = torpor_core::sandbox::Open { session: record.session, epoch: earlier, workspace: None };
+    let refused = rig.deps.sandboxes.as_ref().unwrap().open(open).await.map(|_| ());
+    assert!(matches!(refused, Err(torpor_core::sandbox::Error::Fenced { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_command_under_way_is_no_poison() {
+    let rig = rig(vec![bash("hang")]);
+    let (_, lease) = died_in_a_command(&rig, Spec::prompt("go")).await;
+    for (attempt, exhausted) in [(2, false), (3, false), (8, false), (9, true)] {
+        let lease = torpor_core::queue::Lease { attempt, ..lease.clone() };
+        assert_eq!(torpor_harness::is_exhausted(&rig.deps, &lease, 2).await, exhausted, "attempt {attempt}");
+    }
+    let fresh = rig.submit(Spec::prompt("go")).await;
+    let lease = rig.claim().await;
+    assert_eq!(lease.record.run_id, fresh);
+    assert!(torpor_harness::is_exhausted(&rig.deps, &torpor_core::queue::Lease { attempt: 3, ..lease }, 2).await);
+}
+
+#[tokio::test]
+async fn a_busy_sandbox_is_waited_for_not_failed_over() {
+    let rig = rig(vec![bash("true")]);
+    rig.hands.set_busy(true);
+    let run = rig.submit(Spec::prompt("go")).await;
+    let lease = rig.claim().await;
+    let key = lease.key();
+    assert_eq!(rig.run(lease).await, LeafEnd::Busy("all hands are taken".into()));
+    assert!(rig.store.release(&key, Release::Wait { after: Duration::ZERO }).await.unwrap());
+    rig.hands.set_busy(false);
+    let lease = rig.claim().await;
+    assert_eq!(lease.attempt, 1);
+    assert!(matches!(rig.run(lease).await, LeafEnd::Ended(_)));
+    assert_eq!(rig.record(&run).await.status, Status::Done);
+    assert_eq!(rig.model.seen().len(), 2, "the answer was kept");
+}
+
+#[tokio::test]
+async fn a_leaf_told_to_stop_before_a_model_call_makes_none() {
+    let rig = rig(vec![]);
+    rig.submit(Spec::prompt("go")).await;
+    let lease = rig.claim().await;
+    let (handle, stop) = Stop::new();
+    handle.hand_back();
+    assert_eq!(run_leaf(&rig.deps, lease, stop).await, LeafEnd::HandedBack);
+    assert!(rig.model.seen().is_empty());
+}
+
+#[tokio::test]
+async fn a_session_that_is_full_says_so() {
+    let rig = rig(vec![]);
+    rig.model.stumble(vec![model::Error { overflow: true, ..model::Error::new(Retry::Never, "prompt is too long") }]);
+    let record = rig.go(Spec::prompt("go")).await;
+    assert!(failed(&record).1.contains("start a new session (prompt is too long)"), "{record:?}");
+}
+
 #[tokio::test]
 async fn a_run_that_is_given_up_ends_as_a_dead_letter_without_running() {
     let rig = rig(vec![bash("true")]);

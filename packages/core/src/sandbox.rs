@@ -63,6 +63,9 @@ pub enum Error {
         /// The highest the hands have seen.
         current: Epoch,
     },
+    /// There are hands, but they cannot take this now; the same call may succeed later.
+    #[error("the sandbox is busy: {0}")]
+    Busy(String),
     /// No sandbox could be had. The text says why and what to do.
     #[error("no sandbox: {0}")]
     None(String),

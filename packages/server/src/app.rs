@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use torpor_core::queue::{Lease, WorkQueue};
 use torpor_core::run::RunStore;
+use torpor_core::sandbox::SandboxTransport;
 use torpor_core::{Clock, WorkerId};
 
 /// Everything behind the routes.
@@ -18,8 +19,8 @@ pub struct App {
     pub runs: Arc<dyn RunStore>,
     /// Which models a run may name.
     pub settings: Arc<torpor_harness::Settings>,
-    /// Whether a sandbox is configured; without one, work that needs it is refused at submit.
-    pub sandboxed: bool,
+    /// Where tools run; without it, work that needs one is refused at submit. Only asked, never called.
+    pub sandbox: Option<Arc<dyn SandboxTransport>>,
     /// The worker in this process, if there is one.
     pub local: Option<Arc<dyn LocalWorker>>,
     /// What readiness asks, besides the store.
@@ -33,13 +34,15 @@ pub trait LocalWorker: Send + Sync + 'static {
     /// The id that leases are claimed under.
     fn id(&self) -> WorkerId;
 
-    /// Whether it would work on one more run now. `false` when all its slots are taken or it is draining: then
-    /// nothing is claimed for it.
-    fn has_room(&self) -> bool;
+    /// Room for one more run, kept until it is used or dropped. `None` when all its slots are taken or it is
+    /// draining: then nothing is claimed for it.
+    fn reserve(&self) -> Option<Box<dyn Room>>;
+}
 
-    /// Takes a lease that was claimed for it. Must not block. When there is no room any more (another lease came
-    /// between), it holds the lease until there is, or gives it back.
-    fn take(&self, lease: Lease);
+/// Room for one run at a local worker. Dropping it gives the room back.
+pub trait Room: Send {
+    /// Takes the lease that was claimed for it. Must not block.
+    fn take(self: Box<Self>, lease: Lease);
 }
 
 /// One dependency that readiness asks.

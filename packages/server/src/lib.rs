@@ -20,6 +20,6 @@ mod stream;
 mod submit;
 
 pub use accept::serve;
-pub use app::{App, Check, LocalWorker};
+pub use app::{App, Check, LocalWorker, Room};
 pub use config::{Config, Invalid as InvalidConfig};
 pub use routes::router;

@@ -88,6 +88,11 @@ pub(crate) async fn submit(shared: &Arc<Shared>, new: NewRun, now: bool) -> Resu
             Code::SessionNotFound,
             "There is no session with this `sessionId`; a turn without one starts a new session.",
         )),
+        Accepted::Expired => Err(Problem::new(
+            Code::RunExpired,
+            "This very run has been, and its record has expired. Its session still takes turns at `/turn`; to do the \
+             work again, send it with a new `sessionId`.",
+        )),
         Accepted::Conflict if expects == Expects::New => Err(Problem::new(
             Code::IdempotencyConflict,
             "This `sessionId` or `Idempotency-Key` was used before with another body. Send the same body to get \
@@ -103,19 +108,22 @@ pub(crate) async fn submit(shared: &Arc<Shared>, new: NewRun, now: bool) -> Resu
 
 enum Accepted {
     Run(Ticket),
+    Expired,
     Conflict,
     NoSession,
 }
 
 async fn accept(shared: Arc<Shared>, mut new: NewRun, now: bool) -> Result<Accepted, store::Error> {
-    let local = shared.app.local.as_ref().filter(|local| now && local.has_room());
-    new.claim_for = local.map(|local| local.id());
+    let local = shared.app.local.as_ref().filter(|_| now);
+    let reserved = local.and_then(|local| local.reserve().map(|room| (local.id(), room)));
+    let (id, room) = reserved.unzip();
+    new.claim_for = id;
     Ok(match shared.app.queue.enqueue(new).await? {
         Enqueued::Created(record) => Accepted::Run(Ticket::new(&record)),
         Enqueued::Claimed(lease) => {
             let ticket = Ticket::new(&lease.record);
-            match local {
-                Some(local) => local.take(*lease),
+            match room {
+                Some(room) => room.take(*lease),
                 None => tracing::error!(run = %ticket.run, "the store claimed a run for nobody; its lease will expire"),
             }
             Accepted::Run(ticket)
@@ -125,6 +133,7 @@ async fn accept(shared: Arc<Shared>, mut new: NewRun, now: bool) -> Result<Accep
             ticket.settled = is_settled(&record).then_some(record);
             Accepted::Run(ticket)
         }
+        Enqueued::Expired => Accepted::Expired,
         Enqueued::Conflict => Accepted::Conflict,
         Enqueued::NoSession => Accepted::NoSession,
     })

@@ -105,6 +105,7 @@ struct State {
     ran: Vec<(String, Value)>,
     cancelled: Vec<CallId>,
     absent: Option<String>,
+    busy: bool,
 }
 
 impl FakeHands {
@@ -140,6 +141,11 @@ impl FakeHands {
         lock(&self.state).absent = Some(why.into());
     }
 
+    /// From now on they are taken (`true`) or free.
+    pub fn set_busy(&self, busy: bool) {
+        lock(&self.state).busy = busy;
+    }
+
     fn identity(&self) -> Identity {
         Identity { name: "fake".into(), incarnation: lock(&self.state).incarnation.to_string() }
     }
@@ -158,6 +164,9 @@ impl SandboxTransport for FakeSandbox {
         let mut s = lock(&self.0.state);
         if let Some(why) = &s.absent {
             return Err(sandbox::Error::None(why.clone()));
+        }
+        if s.busy {
+            return Err(sandbox::Error::Busy("all hands are taken".into()));
         }
         let fence = s.fences.entry(open.session.digest()).or_default();
         if open.epoch < *fence {

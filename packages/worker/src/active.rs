@@ -3,18 +3,18 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use torpor_core::queue::LeaseKey;
 use torpor_harness::{Stop, StopHandle};
 
 pub(crate) struct Active {
-    limit: usize,
+    room: Arc<Semaphore>,
     shared: Arc<Shared>,
 }
 
 struct Shared {
     inner: Mutex<Inner>,
-    /// How many leaves run; for those who wait for a number.
+    /// How many leaves run; for those who wait until none does.
     count: watch::Sender<usize>,
 }
 
@@ -23,20 +23,41 @@ struct Inner {
     closed: bool,
 }
 
+/// Room for one leaf, kept until it is used or dropped.
+pub(crate) type Place = OwnedSemaphorePermit;
+
 /// A leaf's place among the active ones; leaving is dropping it.
 pub(crate) struct Slot {
     key: LeaseKey,
     shared: Arc<Shared>,
+    _place: Place,
 }
 
 impl Active {
     pub(crate) fn new(limit: usize) -> Self {
+        let limit = limit.clamp(1, Semaphore::MAX_PERMITS);
         let inner = Mutex::new(Inner { leaves: HashMap::new(), closed: false });
-        Self { limit: limit.max(1), shared: Arc::new(Shared { inner, count: watch::Sender::new(0) }) }
+        Self { room: Arc::new(Semaphore::new(limit)), shared: Arc::new(Shared { inner, count: watch::Sender::new(0) }) }
+    }
+
+    /// Room for a leaf, if there is any now. None while draining.
+    pub(crate) fn reserve(&self) -> Option<Place> {
+        if self.shared.lock().closed {
+            return None;
+        }
+        self.room.clone().try_acquire_owned().ok()
+    }
+
+    /// Waits until a leaf fits, and takes room for up to `most`. Cancellation safe.
+    pub(crate) async fn wait_for_room(&self, most: usize) -> Vec<Place> {
+        // The semaphore is never closed, so waiting cannot fail.
+        let first = self.room.clone().acquire_owned().await.ok();
+        let more = std::iter::from_fn(|| self.room.clone().try_acquire_owned().ok());
+        first.into_iter().chain(more).take(most).collect()
     }
 
     /// A place for a leaf, with its stop signal; `None` when closed or when this very lease already runs here.
-    pub(crate) fn enter(&self, key: &LeaseKey) -> Option<(Slot, Stop)> {
+    pub(crate) fn enter(&self, key: &LeaseKey, place: Place) -> Option<(Slot, Stop)> {
         let mut inner = self.shared.lock();
         if inner.closed || inner.leaves.contains_key(key) {
             return None;
@@ -44,20 +65,7 @@ impl Active {
         let (handle, stop) = Stop::new();
         inner.leaves.insert(key.clone(), handle);
         self.shared.count.send_replace(inner.leaves.len());
-        Some((Slot { key: key.clone(), shared: self.shared.clone() }, stop))
-    }
-
-    pub(crate) fn has_room(&self) -> bool {
-        let inner = self.shared.lock();
-        !inner.closed && inner.leaves.len() < self.limit
-    }
-
-    /// Waits until at least one more leaf fits; answers how many do. Cancellation safe.
-    pub(crate) async fn wait_for_room(&self) -> usize {
-        let mut count = self.shared.count.subscribe();
-        // The sender lives in `self`, so waiting cannot fail.
-        let running = count.wait_for(|n| *n < self.limit).await.map_or(0, |n| *n);
-        self.limit - running
+        Some((Slot { key: key.clone(), shared: self.shared.clone(), _place: place }, stop))
     }
 
     /// Waits until no leaf runs. Cancellation safe.

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use torpor_core::id::WorkerId;
 use torpor_core::queue::{Lease, Release, WorkQueue};
-use torpor_harness::{Deps, LeafEnd, give_up, run_leaf};
+use torpor_harness::{Deps, LeafEnd, Stop, give_up, is_exhausted, run_leaf};
 
-use active::Active;
+use active::{Active, Place, Slot};
 
 /// One claim waits at most so long before it looks whether it should stop.
 const CLAIM_SLICE: Duration = Duration::from_secs(5);
@@ -22,6 +22,8 @@ const QUEUE_AWAY: Duration = Duration::from_millis(500);
 const CLAIM_BATCH: usize = 16;
 /// How long leaves that were told to hand back may take to reach a safe point.
 const HAND_BACK_GRACE: Duration = Duration::from_secs(5);
+/// Wait of a run whose sandbox was busy.
+const BUSY_WAIT: Duration = Duration::from_secs(2);
 /// Waits before a run whose leaf could not reach its log is claimable again: doubled per attempt up to the cap.
 const RETRY_BASE: Duration = Duration::from_secs(1);
 const RETRY_CAP: Duration = Duration::from_secs(60);
@@ -49,6 +51,19 @@ impl Default for Config {
 #[derive(Clone)]
 pub struct Worker(Arc<Inner>);
 
+/// Room for one leaf in a worker. Dropping it gives the room back.
+pub struct Room {
+    worker: Worker,
+    place: Place,
+}
+
+impl Room {
+    /// Runs a lease that was claimed for this worker, in the background. While draining the lease is handed back.
+    pub fn take(self, lease: Lease) {
+        self.worker.start(lease, self.place);
+    }
+}
+
 struct Inner {
     deps: Deps,
     queue: Arc<dyn WorkQueue>,
@@ -70,17 +85,10 @@ impl Worker {
         &self.0.id
     }
 
-    /// Whether another leaf may be started now. False while draining.
+    /// Room for one more leaf, kept for the caller; `None` when all is taken or while draining.
     #[must_use]
-    pub fn has_room(&self) -> bool {
-        self.0.active.has_room()
-    }
-
-    /// Runs a lease that was claimed for this worker, in the background. It counts against the concurrency, which it
-    /// may exceed by what was claimed in the same instant. While draining the lease is handed back.
-    pub fn take(&self, lease: Lease) {
-        let worker = self.clone();
-        tokio::spawn(async move { worker.run_one(lease).await });
+    pub fn reserve(&self) -> Option<Room> {
+        self.0.active.reserve().map(|place| Room { worker: self.clone(), place })
     }
 
     /// Claims and runs until `shutdown`, then drains: leaves may finish for the configured time, then they are handed
@@ -98,9 +106,9 @@ impl Worker {
     async fn claim_forever(&self) {
         let inner = &*self.0;
         loop {
-            let room = inner.active.wait_for_room().await.min(CLAIM_BATCH);
-            match inner.queue.claim(&inner.id, room, CLAIM_SLICE).await {
-                Ok(leases) => leases.into_iter().for_each(|lease| self.take(lease)),
+            let places = inner.active.wait_for_room(CLAIM_BATCH).await;
+            match inner.queue.claim(&inner.id, places.len(), CLAIM_SLICE).await {
+                Ok(leases) => leases.into_iter().zip(places).for_each(|(lease, place)| self.start(lease, place)),
                 Err(e) => {
                     tracing::warn!(error = %e, "the queue is away; waiting");
                     inner.deps.clock.sleep(QUEUE_AWAY).await;
@@ -142,14 +150,19 @@ impl Worker {
         }
     }
 
-    async fn run_one(&self, lease: Lease) {
+    fn start(&self, lease: Lease, place: Place) {
+        let worker = self.clone();
+        match self.0.active.enter(&lease.key(), place) {
+            Some((slot, stop)) => tokio::spawn(async move { worker.run_one(lease, slot, stop).await }),
+            None => tokio::spawn(async move { worker.release(&lease, Release::HandBack).await }),
+        };
+    }
+
+    async fn run_one(&self, lease: Lease, _slot: Slot, stop: Stop) {
         let inner = &*self.0;
         let key = lease.key();
         let attempt = lease.attempt;
-        let Some((_slot, stop)) = inner.active.enter(&key) else {
-            return self.release(&lease, Release::HandBack).await;
-        };
-        if attempt > inner.config.max_attempts {
+        if is_exhausted(&inner.deps, &lease, inner.config.max_attempts).await {
             return self.bury(lease).await;
         }
         // The leaf gets a task of its own, so that a panic in it is an attempt that failed, not a dead worker.
@@ -163,6 +176,10 @@ impl Worker {
                 tracing::info!(run = %key.run, status = outcome.status().as_str(), "run ended");
             }
             Ok(LeafEnd::HandedBack) => self.release(&lease, Release::HandBack).await,
+            Ok(LeafEnd::Busy(why)) => {
+                tracing::info!(run = %key.run, why, "the sandbox is busy; the run waits");
+                self.release(&lease, Release::Wait { after: BUSY_WAIT }).await;
+            }
             Ok(LeafEnd::Fenced) => {}
             Ok(LeafEnd::Store(why)) => {
                 tracing::warn!(run = %key.run, attempt, why, "attempt failed");

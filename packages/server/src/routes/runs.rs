@@ -8,19 +8,17 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use torpor_core::envelope::{self, Envelope, Spec, Work};
+use torpor_core::envelope::{self, Envelope, Spec};
 use torpor_core::problem::Code;
 use torpor_core::queue::{Expects, NewRun};
 use torpor_core::{RunId, SessionKey};
+use torpor_harness::Refused;
 
 use crate::answer;
 use crate::body;
 use crate::headers::{idempotency_key, prefers_async};
 use crate::problem::Problem;
 use crate::submit::{self, Key, Shared, check_open};
-
-/// Tools that need no sandbox: they work on the session itself.
-const SESSION_TOOLS: [&str; 1] = ["submit_verdict"];
 
 /// Tells the client that its preference was followed.
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -59,31 +57,10 @@ fn note_preference(headers: &mut HeaderMap) {
 
 /// Refuses at once what could only fail later.
 fn check_spec(shared: &Shared, spec: &Spec) -> Result<(), Problem> {
-    let invalid = |field: &str, message: String| Problem::field(Code::EnvelopeInvalid, field, message);
-    if let Some(tools) = &spec.tools {
-        torpor_harness::check_tool_names(tools).map_err(|e| invalid("tools", e.to_string()))?;
-    }
-    shared.app.settings.resolve(spec).map_err(|e| {
-        // The field that the unknown name was written in.
-        let field = if spec.provider.is_some() { "provider" } else { "model" };
-        invalid(field, format!("cannot be used: {e}"))
-    })?;
-    if !shared.app.sandboxed && needs_sandbox(spec) {
-        let what = match spec.work {
-            Work::Review { .. } => "`item` is a review, which reads files",
-            Work::Prompt { .. } => "`tools` names tools that run in a sandbox",
-        };
-        let detail = format!("{what}, and this server has no sandbox configured.");
-        return Err(Problem::new(Code::NoSandbox, detail));
-    }
-    Ok(())
-}
-
-fn needs_sandbox(spec: &Spec) -> bool {
-    match &spec.work {
-        Work::Review { .. } => true,
-        Work::Prompt { .. } => spec.tools.iter().flatten().any(|name| !SESSION_TOOLS.contains(&name.as_str())),
-    }
+    torpor_harness::check(spec, &shared.app.settings, shared.app.sandbox.as_deref()).map_err(|e| match e {
+        Refused::Field { field, message } => Problem::field(Code::EnvelopeInvalid, field, message),
+        Refused::NoSandbox(_) => Problem::new(Code::NoSandbox, format!("{e}.")),
+    })
 }
 
 fn new_run(envelope: Envelope, key: Option<&str>) -> Result<NewRun, Problem> {
@@ -110,14 +87,4 @@ fn new_run(envelope: Envelope, key: Option<&str>) -> Result<NewRun, Problem> {
         priority: envelope.priority,
         claim_for: None,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_session_tools_are_tools() {
-        assert_eq!(torpor_harness::check_tool_names(&SESSION_TOOLS.map(str::to_owned)), Ok(()));
-    }
 }

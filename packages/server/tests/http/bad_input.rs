@@ -160,12 +160,18 @@ async fn queries_and_head_do_not_hide_a_route() {
 #[tokio::test]
 async fn work_that_needs_a_sandbox_is_refused_where_there_is_none() {
     let fake = Fake::new();
-    let app = router(App { sandboxed: false, ..fake.app() }, Config::default());
+    let app = router(App { sandbox: None, ..fake.app() }, Config::default());
     let item = json!({"item": {"item_id": "a", "file": "f", "pattern": "p"}});
     assert!(post(&app, "/runs", &item).await.problem(400, "no_sandbox").contains("`item`"));
     let tools = json!({"prompt": "x", "tools": ["bash"]});
     assert!(post(&app, "/runs", &tools).await.problem(400, "no_sandbox").contains("`tools`"));
-    for fine in [json!({"prompt": "x"}), json!({"prompt": "x", "tools": []})] {
+    let workspace = json!({"prompt": "x", "workspaceRef": "/srv"});
+    assert!(post(&app, "/runs", &workspace).await.problem(400, "no_sandbox").contains("`workspaceRef`"));
+    for fine in [
+        json!({"prompt": "x", "tools": ["submit_verdict"]}),
+        json!({"prompt": "x"}),
+        json!({"prompt": "x", "tools": []}),
+    ] {
         assert_eq!(post(&app, "/runs", &fine).await.status, 200, "{fine}");
     }
 }

@@ -20,7 +20,8 @@ use torpor_core::queue::{Backlog, DeadLetter, Enqueued, Expects, Lease, LeaseKey
 use torpor_core::run::{Filter, Page, Record, RunStore};
 use torpor_core::{Epoch, RunId, SessionKey, SystemClock, Timestamp, WorkerId, model, store};
 use torpor_harness::Settings;
-use torpor_server::{App, Check, LocalWorker};
+use torpor_server::{App, Check, LocalWorker, Room};
+use torpor_testkit::fakes::{FakeHands, FakeSandbox};
 
 use crate::client::PATIENCE;
 
@@ -64,7 +65,7 @@ impl Fake {
             queue: Arc::clone(self) as _,
             runs: Arc::clone(self) as _,
             settings: Arc::new(Settings::new(model::Ref::parse("anthropic/claude-x").unwrap())),
-            sandboxed: true,
+            sandbox: Some(Arc::new(FakeSandbox(FakeHands::start()))),
             local: Some(Arc::new(Local(Arc::clone(self)))),
             checks: Vec::new(),
             clock: Arc::new(SystemClock),
@@ -171,11 +172,15 @@ impl LocalWorker for Local {
         "local".into()
     }
 
-    fn has_room(&self) -> bool {
-        self.0.room.load(SeqCst)
+    fn reserve(&self) -> Option<Box<dyn Room>> {
+        self.0.room.load(SeqCst).then(|| Box::new(RoomForOne(Arc::clone(&self.0))) as Box<dyn Room>)
     }
+}
 
-    fn take(&self, lease: Lease) {
+struct RoomForOne(Arc<Fake>);
+
+impl Room for RoomForOne {
+    fn take(self: Box<Self>, lease: Lease) {
         self.0.taken.fetch_add(1, SeqCst);
         self.0.start(&lease.record.run_id);
     }
