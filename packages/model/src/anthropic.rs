@@ -12,9 +12,11 @@ use serde::Deserialize;
 use torpor_core::message::Assistant;
 use torpor_core::model::{Error, Request, Retry};
 
+use crate::answer;
 use crate::config::{self, ANTHROPIC_BASE_URL, CacheMarks};
 use crate::remote::{Decode, Wire};
 use crate::transport::{Call, Refusal, retry_for};
+use crate::window;
 
 mod decode;
 mod encode;
@@ -23,6 +25,8 @@ mod encode;
 pub(crate) const PROVIDER: &str = "anthropic";
 /// The version of the wire format.
 const VERSION: &str = "2023-06-01";
+/// Output limit for models that nobody has said anything about. Every current model of this provider allows it.
+const DEFAULT_MAX_OUTPUT: u32 = 32_000;
 
 /// The wire format with its settings.
 pub(crate) struct Anthropic {
@@ -68,11 +72,14 @@ impl Anthropic {
 }
 
 impl Wire for Anthropic {
-    fn encode(&self, request: &Request<'_>) -> Result<Bytes, Error> {
+    fn encode(&self, request: &Request<'_>, declared_output: Option<u32>) -> Result<Bytes, Error> {
         if !self.has_credential {
             return Err(Error::new(Retry::Never, "no credential for the Anthropic API: set an API key or a token"));
         }
-        let max_tokens = self.max_output_tokens.unwrap_or_else(|| encode::max_output_tokens(&request.model.model));
+        // This wire insists on a limit.
+        let max_tokens = window::cap(self.max_output_tokens, declared_output)
+            .or_else(|| window::family(&request.model.model).map(|l| l.max_output))
+            .unwrap_or(DEFAULT_MAX_OUTPUT);
         encode::body(request, max_tokens, self.cache_marks)
     }
 
@@ -90,18 +97,15 @@ impl Wire for Anthropic {
 
     fn refusal(&self, refusal: &Refusal) -> Error {
         let Refusal { status, body, retry_after } = refusal;
-        if status.is_redirection() {
-            let text = format!("the model's endpoint answered {status}: redirects are not followed");
-            return Error::new(Retry::Never, text);
-        }
-        let problem = Problem::parse(body).unwrap_or_else(|| Problem { kind: String::new(), message: excerpt(body) });
+        let problem =
+            Problem::parse(body).unwrap_or_else(|| Problem { kind: String::new(), message: refusal.excerpt() });
         // Rate limits speak of long contexts too, so the words count only where the request itself is at fault.
         let overflow = match status.as_u16() {
             400 | 422 => problem.is_overflow(),
             status => status == 413,
         };
         Error {
-            message: format!("the model's endpoint answered {status}: {}", problem.message),
+            message: refusal.words(&problem.message),
             // A gateway that forgot the status still tells by the error's name.
             retry: match retry_for(status.as_u16(), *retry_after) {
                 Retry::Never if problem.is_passing() => problem.retry(*retry_after),
@@ -179,16 +183,8 @@ impl Problem {
     /// As the error of a stream that had begun well.
     pub(crate) fn into_error(self) -> Error {
         let overflow = self.is_lasting() && self.is_overflow();
-        let text = format!("the model's stream ended with an error: {}: {}", self.kind, self.message);
-        Error { overflow, ..Error::new(self.retry(None), text) }
+        answer::stream_error(self.retry(None), overflow, format_args!("{}: {}", self.kind, self.message))
     }
-}
-
-/// The start of a body that is no error object, for people.
-fn excerpt(body: &[u8]) -> String {
-    const LENGTH: usize = 300;
-    let text: String = String::from_utf8_lossy(body).trim().chars().take(LENGTH).collect();
-    if text.is_empty() { "an empty body".into() } else { text }
 }
 
 #[cfg(test)]

@@ -3,20 +3,29 @@
 //! Owns: defaults, limits and the checks that can be made before any call. Must not know: where the values come from
 //! (no environment, no files).
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use reqwest::Url;
 use reqwest::header::HeaderValue;
 
+use crate::window::Limits;
+
 /// Where the Anthropic API is when no other base URL is set.
 pub const ANTHROPIC_BASE_URL: &str = "https://api.anthropic.com";
+/// Where the OpenAI API is when no other base URL is set.
+pub const OPENAI_BASE_URL: &str = "https://api.openai.com";
 
 /// Everything the crate can be told.
 #[derive(Debug, Clone, Default)]
 pub struct Config {
     /// The Anthropic Messages API.
     pub anthropic: Anthropic,
+    /// The OpenAI Chat Completions API, and everything that speaks it.
+    pub openai: Openai,
+    /// What operators know about their models, by model id or `provider/id`. Goes before what is known here.
+    pub models: BTreeMap<String, Limits>,
     /// Connections and limits, the same for every provider.
     pub http: Http,
 }
@@ -34,6 +43,47 @@ pub struct Anthropic {
     pub cache_marks: CacheMarks,
     /// Output limit of every call, in tokens; `None`: what the model is known to allow.
     pub max_output_tokens: Option<u32>,
+}
+
+/// Settings of the OpenAI Chat Completions API.
+#[derive(Debug, Clone)]
+pub struct Openai {
+    /// Sent as a bearer token. Another base URL than the provider's own may do without.
+    pub api_key: Option<Secret>,
+    /// Another base URL; with or without `/v1` or `/` at its end.
+    pub base_url: Option<String>,
+    /// Whether to ask for token counts at the end of a stream. Few servers refuse to be asked; without it budgets in
+    /// tokens see nothing.
+    pub include_usage: bool,
+    /// Output limit of every call, in tokens; `None`: what was declared for the model, else the server's own.
+    pub max_output_tokens: Option<u32>,
+    /// The field that carries the output limit.
+    pub token_field: TokenField,
+}
+
+impl Default for Openai {
+    fn default() -> Self {
+        Self {
+            api_key: None,
+            base_url: None,
+            include_usage: true,
+            max_output_tokens: None,
+            token_field: TokenField::Auto,
+        }
+    }
+}
+
+/// The field that carries the output limit of a Chat Completions request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TokenField {
+    /// `max_completion_tokens` for the provider itself, whose newer models refuse the other; `max_tokens` elsewhere,
+    /// since not every server knows the newer name.
+    #[default]
+    Auto,
+    /// `max_tokens`.
+    MaxTokens,
+    /// `max_completion_tokens`.
+    MaxCompletionTokens,
 }
 
 /// Whether cache marks are sent.

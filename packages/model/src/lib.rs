@@ -10,12 +10,17 @@ pub mod config;
 pub mod scripted;
 pub mod sse;
 
+mod answer;
 mod anthropic;
+mod openai;
+mod pending;
 mod redact;
 mod remote;
 mod router;
 mod transport;
+mod window;
 
 pub use config::{Config, Secret};
 pub use router::Models;
 pub use transport::http_client;
+pub use window::Limits;

@@ -14,21 +14,23 @@ use torpor_core::model::{Delta, Error, ModelClient, Prepared, Request, Retry};
 use crate::redact::Redactor;
 use crate::sse;
 use crate::transport::{Call, Failure, Refusal, Reply, Transport};
+use crate::window::Known;
 
 /// Bytes of a request that make one token, about; errs on the high side for prose.
 const BYTES_PER_TOKEN: u64 = 4;
 
 /// A provider's wire format: pure, no I/O. A new provider is a new one of these.
 pub(crate) trait Wire: Send + Sync + 'static {
-    /// The request body. The same request always makes the same bytes.
-    fn encode(&self, request: &Request<'_>) -> Result<Bytes, Error>;
+    /// The request body. The same request always makes the same bytes. `declared_output` is the output limit that
+    /// the operator has declared for this model, in tokens.
+    fn encode(&self, request: &Request<'_>, declared_output: Option<u32>) -> Result<Bytes, Error>;
     /// Where and how to post a body.
     fn call(&self, body: Bytes) -> Call;
     /// Reads one streamed answer.
     fn decoder(&self) -> Box<dyn Decode>;
     /// Reads an answer that came in one piece though a stream was asked for.
     fn decode_whole(&self, body: &[u8]) -> Result<Assistant, Error>;
-    /// What an answer without success means.
+    /// What an answer without success means. Redirects are none of its business.
     fn refusal(&self, refusal: &Refusal) -> Error;
 }
 
@@ -52,17 +54,21 @@ pub(crate) struct Remote<W> {
     wire: W,
     transport: Arc<Transport>,
     redactor: Redactor,
+    known: Known,
 }
 
 impl<W: Wire> Remote<W> {
-    pub(crate) fn new(wire: W, transport: Arc<Transport>, redactor: Redactor) -> Self {
-        Self { wire, transport, redactor }
+    pub(crate) fn new(wire: W, transport: Arc<Transport>, redactor: Redactor, known: Known) -> Self {
+        Self { wire, transport, redactor, known }
     }
 
     async fn exchange(&self, body: Bytes, deltas: &mut (dyn FnMut(Delta) + Send)) -> Result<Assistant, Error> {
         let mut reply = match self.transport.post(self.wire.call(body)).await {
             Ok(reply) => reply,
             Err(Failure::Broken(e)) => return Err(e),
+            Err(Failure::Refused(refusal)) if refusal.status.is_redirection() => {
+                return Err(Error::new(Retry::Never, refusal.words("redirects are not followed")));
+            }
             Err(Failure::Refused(refusal)) => return Err(self.wire.refusal(&refusal)),
         };
         match reply.media_type().as_str() {
@@ -113,7 +119,8 @@ async fn read_stream(
 #[async_trait]
 impl<W: Wire> ModelClient for Remote<W> {
     fn prepare(&self, request: &Request<'_>) -> Result<Prepared, Error> {
-        Ok(prepared(request, self.wire.encode(request)?))
+        let declared = self.known.declared(request.model).map(|l| l.max_output);
+        Ok(prepared(request, self.wire.encode(request, declared)?))
     }
 
     async fn send(&self, prepared: &Prepared, deltas: &mut (dyn FnMut(Delta) + Send)) -> Result<Assistant, Error> {

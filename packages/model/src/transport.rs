@@ -58,6 +58,20 @@ pub(crate) struct Refusal {
     pub(crate) retry_after: Option<Duration>,
 }
 
+impl Refusal {
+    /// The refusal in a sentence; `what` is the provider's own message.
+    pub(crate) fn words(&self, what: &str) -> String {
+        format!("the model's endpoint answered {}: {what}", self.status)
+    }
+
+    /// The start of a body that is no error object, for people.
+    pub(crate) fn excerpt(&self) -> String {
+        const LENGTH: usize = 300;
+        let text: String = String::from_utf8_lossy(&self.body).trim().chars().take(LENGTH).collect();
+        if text.is_empty() { "an empty body".into() } else { text }
+    }
+}
+
 /// How a call that got no good status ended.
 #[derive(Debug)]
 pub(crate) enum Failure {

@@ -1,7 +1,7 @@
-//! Both clients keep every promise of the model seam.
+//! Every client keeps every promise of the model seam.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
-mod anthropic {
+mod remote {
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -10,15 +10,19 @@ mod anthropic {
     use torpor_testkit::conformance::model::Model;
     use torpor_testkit::model_server::{ModelServer, script};
 
-    async fn fresh() -> Model {
+    /// A provider behind HTTP, played by the model server.
+    pub(crate) async fn fresh(model: &str) -> Model {
         let server = ModelServer::start().await;
+        let (key, base_url) = (Some(Secret::new("key")), Some(server.base_url()));
         let config = Config {
             anthropic: config::Anthropic {
-                api_key: Some(Secret::new("key")),
-                base_url: Some(server.base_url()),
+                api_key: key.clone(),
+                base_url: base_url.clone(),
                 ..config::Anthropic::default()
             },
+            openai: config::Openai { api_key: key, base_url, ..config::Openai::default() },
             http: config::Http { idle_timeout: Duration::from_secs(1), ..config::Http::default() },
+            ..Config::default()
         };
         let script = |s: &str| format!("please [[s:{s}]]");
         let faults =
@@ -26,12 +30,26 @@ mod anthropic {
         let truncated = format!("truncjson={}", script::encode("touch F; echo "));
         Model {
             client: Arc::new(Models::new(&config).unwrap()),
-            model: Ref::parse("anthropic/claude-test").unwrap(),
+            model: Ref::parse(model).unwrap(),
             says: script("text"),
             calls: script(&format!("bash={}", script::encode("true"))),
             faults: faults.iter().map(|f| (*f, script(f))).chain([("truncjson", script(&truncated))]).collect(),
             keep: Box::new(server),
         }
+    }
+}
+
+mod anthropic {
+    async fn fresh() -> torpor_testkit::conformance::model::Model {
+        crate::remote::fresh("anthropic/claude-test").await
+    }
+
+    torpor_testkit::model_conformance!(fresh);
+}
+
+mod openai {
+    async fn fresh() -> torpor_testkit::conformance::model::Model {
+        crate::remote::fresh("openai/test-model").await
     }
 
     torpor_testkit::model_conformance!(fresh);

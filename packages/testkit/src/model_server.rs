@@ -1,10 +1,10 @@
-//! A model provider for tests and load: the Anthropic Messages API over real HTTP on the loopback interface, with
+//! A model provider for tests and load: Anthropic Messages and OpenAI Chat Completions over real HTTP on loopback, with
 //! scripted answers and every fault a provider or a network has shown.
 //!
 //! Owns: the server, its counters and what it recorded. Must not know: the client under test.
 //!
 //! What is answered is written in the prompt, so that one server serves any number of tests at once: the last marker
-//! `[[s:SCRIPT]]` of the request body counts, then a path prefix `/s/SCRIPT/v1/messages`, then the default. The
+//! `[[s:SCRIPT]]` of the request body counts, then a path prefix `/s/SCRIPT/v1/…`, then the default. The
 //! language is described in [`script`]. `GET /health`, `/__stats`, `/__gaps`, `POST /__reset` and
 //! `POST /__release/NAME` serve tests that run it as a process of its own.
 

@@ -160,8 +160,11 @@ impl Config {
         let models = read_models(&mut r);
         let model = model.unwrap_or(Ref { provider: "anthropic".into(), model: String::new() });
         let mut harness = torpor_harness::Settings::new(model.clone());
-        if model.provider != "anthropic" {
-            harness.providers.push("anthropic".into());
+        let openai = models.openai.api_key.is_some() || models.openai.base_url.is_some();
+        for (provider, there) in [("anthropic", true), ("openai", openai)] {
+            if there && model.provider != provider {
+                harness.providers.push(provider.into());
+            }
         }
         harness.retry.attempts = u32::try_from(r.number("TORPOR_MODEL_ATTEMPTS", 1, 20)).unwrap_or(1);
         harness.limits.tokens = r.optional_number("TORPOR_MAX_TOKENS", 1, u64::MAX);
@@ -204,14 +207,17 @@ impl Config {
 impl Config {
     /// What to do about a model that is configured without the credential it needs.
     pub(crate) fn missing_credential(&self) -> Option<String> {
-        let anthropic = &self.models.anthropic;
-        let bare = anthropic.api_key.is_none() && anthropic.auth_token.is_none();
-        (self.model.provider == "anthropic" && bare).then(|| {
-            format!(
-                "{}: no credential; set ANTHROPIC_API_KEY, or ANTHROPIC_AUTH_TOKEN with ANTHROPIC_BASE_URL for a gateway",
-                self.model
-            )
-        })
+        let (anthropic, openai) = (&self.models.anthropic, &self.models.openai);
+        let missing = match self.model.provider.as_str() {
+            "anthropic" if anthropic.api_key.is_none() && anthropic.auth_token.is_none() => {
+                "ANTHROPIC_API_KEY, or ANTHROPIC_AUTH_TOKEN with ANTHROPIC_BASE_URL for a gateway"
+            }
+            "openai" if openai.api_key.is_none() && openai.base_url.is_none() => {
+                "OPENAI_API_KEY, or OPENAI_BASE_URL for a server that wants no key"
+            }
+            _ => return None,
+        };
+        Some(format!("{}: no credential; set {missing}", self.model))
     }
 }
 
@@ -280,20 +286,26 @@ fn read_models(r: &mut Reader<'_>) -> torpor_model::Config {
     let given = |r: &Reader<'_>, name: &str| r.text(name).filter(|t| !t.is_empty()).map(str::to_owned);
     let marks = [("auto", CacheMarks::Auto), ("on", CacheMarks::On), ("off", CacheMarks::Off)];
     let cache_marks = r.one_of("TORPOR_MODEL_CACHE", &marks).unwrap_or_default();
+    let max_output_tokens =
+        r.optional_number("TORPOR_MODEL_MAX_OUTPUT_TOKENS", 1, 10_000_000).and_then(|n| u32::try_from(n).ok());
     let anthropic = torpor_model::config::Anthropic {
         api_key: given(r, "ANTHROPIC_API_KEY").map(Secret::new),
         auth_token: given(r, "ANTHROPIC_AUTH_TOKEN").map(Secret::new),
         base_url: given(r, "ANTHROPIC_BASE_URL"),
         cache_marks,
-        max_output_tokens: r
-            .optional_number("TORPOR_MODEL_MAX_OUTPUT_TOKENS", 1, 10_000_000)
-            .and_then(|n| u32::try_from(n).ok()),
+        max_output_tokens,
+    };
+    let openai = torpor_model::config::Openai {
+        api_key: given(r, "OPENAI_API_KEY").map(Secret::new),
+        base_url: given(r, "OPENAI_BASE_URL"),
+        max_output_tokens,
+        ..torpor_model::config::Openai::default()
     };
     let http = torpor_model::config::Http {
         idle_timeout: r.seconds("TORPOR_MODEL_IDLE_SECONDS", 1, 3600),
         ..torpor_model::config::Http::default()
     };
-    torpor_model::Config { anthropic, http }
+    torpor_model::Config { anthropic, openai, http, ..torpor_model::Config::default() }
 }
 
 /// The merged configuration as people may see it: every setting, its value, where it came from; secrets masked.

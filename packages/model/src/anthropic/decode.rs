@@ -6,9 +6,10 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use torpor_core::message::{Assistant, Block, StopReason, Usage};
-use torpor_core::model::{Delta, Error, Retry};
+use torpor_core::model::{Delta, Error};
 
 use super::{PROVIDER, Problem};
+use crate::answer::{self, broken, cut_call, unknown_stop};
 use crate::remote::Decode;
 use crate::sse;
 
@@ -137,7 +138,7 @@ impl Decode for Answer {
         for block in open {
             blocks.push(block.close(stop)?);
         }
-        whole_answer(blocks, stop, self.usage)
+        answer::whole(blocks, stop, self.usage)
     }
 }
 
@@ -189,20 +190,13 @@ impl Open {
     }
 
     fn close(mut self, stop: StopReason) -> Result<Block, Error> {
-        let input = match self.json.trim() {
-            "" => Ok(None),
-            text => serde_json::from_str(text).map(Some),
-        };
-        match input {
+        match answer::arguments(&self.json) {
             Ok(Some(input)) => drop(self.value.insert("input".into(), input)),
             Ok(None) => {}
-            // The output limit struck inside the arguments. Asking again would end in the same place, so the answer
-            // stands as one that was cut short, with a note where the call would be.
             Err(_) if stop == StopReason::MaxTokens => {
-                let name = self.value.get("name").and_then(Value::as_str).unwrap_or_default();
-                return Ok(Block::Text { text: format!("[call of {name} cut off by the output limit]") });
+                return Ok(cut_call(self.value.get("name").and_then(Value::as_str).unwrap_or_default()));
             }
-            Err(e) => return Err(broken(format!("the arguments of a tool call are no complete JSON: {e}"))),
+            Err(e) => return Err(e),
         }
         if !self.ended {
             return Err(broken(format!("content block {} has no end", self.index)));
@@ -238,7 +232,7 @@ pub(super) fn whole(body: &[u8]) -> Result<Assistant, Error> {
     let mut usage = Usage::default();
     whole.usage.update(&mut usage);
     let blocks = whole.content.into_iter().map(block).collect::<Result<_, _>>()?;
-    whole_answer(blocks, stop_reason(whole.stop_reason.as_deref())?, usage)
+    answer::whole(blocks, stop_reason(whole.stop_reason.as_deref())?, usage)
 }
 
 fn block(mut value: Map<String, Value>) -> Result<Block, Error> {
@@ -251,45 +245,11 @@ fn block(mut value: Map<String, Value>) -> Result<Block, Error> {
         Some("text") => Ok(Block::Text { text: text(&mut value, "text")? }),
         Some("tool_use") => {
             let (id, name) = (text(&mut value, "id")?, text(&mut value, "name")?);
-            if id.is_empty() || name.is_empty() {
-                return Err(broken("a tool call has no id or no name"));
-            }
-            match value.remove("input") {
-                Some(input @ Value::Object(_)) => Ok(Block::ToolUse { id, name, input }),
-                None | Some(Value::Null) => Ok(Block::ToolUse { id, name, input: Value::Object(Map::new()) }),
-                Some(Value::String(s)) if s.is_empty() => {
-                    Ok(Block::ToolUse { id, name, input: Value::Object(Map::new()) })
-                }
-                Some(_) => Err(broken(format!("the arguments of the call of {name} are no JSON object"))),
-            }
+            answer::tool_use(id, name, value.remove("input"))
         }
         Some(_) => Ok(Block::Opaque { provider: PROVIDER.into(), value: Value::Object(value) }),
         None => Err(broken("a content block has no type")),
     }
-}
-
-/// The last look at an answer: is it one that can be acted on?
-fn whole_answer(blocks: Vec<Block>, stop: StopReason, usage: Usage) -> Result<Assistant, Error> {
-    // A refusal may come without a word.
-    if blocks.is_empty() && stop != StopReason::Refusal {
-        return Err(broken("it holds no content"));
-    }
-    let mut ids: Vec<&str> = Vec::new();
-    for block in &blocks {
-        if let Block::ToolUse { id, .. } = block {
-            if ids.contains(&id.as_str()) {
-                return Err(broken(format!("two tool calls have the id {id:?}")));
-            }
-            ids.push(id);
-        }
-    }
-    let stop = match (stop, ids.is_empty()) {
-        (StopReason::ToolUse, true) => return Err(broken("it stops for a tool call but holds none")),
-        // Some gateways do not translate the reason.
-        (StopReason::EndTurn, false) => StopReason::ToolUse,
-        (stop, _) => stop,
-    };
-    Ok(Assistant { blocks, stop, usage })
 }
 
 fn stop_reason(reason: Option<&str>) -> Result<StopReason, Error> {
@@ -299,10 +259,7 @@ fn stop_reason(reason: Option<&str>) -> Result<StopReason, Error> {
         Some("tool_use") => Ok(StopReason::ToolUse),
         Some("max_tokens" | "model_context_window_exceeded") => Ok(StopReason::MaxTokens),
         Some("refusal") => Ok(StopReason::Refusal),
-        Some(other) => {
-            let text = format!("the model stopped for a reason that is not known here: {other:?}");
-            Err(Error::new(Retry::Never, text))
-        }
+        Some(other) => Err(unknown_stop(other)),
         None => Err(broken("it has no stop reason")),
     }
 }
@@ -317,10 +274,6 @@ fn show(fields: &Map<String, Value>, deltas: &mut (dyn FnMut(Delta) + Send)) {
     }
     .into_iter()
     .for_each(deltas);
-}
-
-fn broken(what: impl std::fmt::Display) -> Error {
-    Error::new(Retry::Backoff, format!("the model's answer cannot be used: {what}"))
 }
 
 #[cfg(test)]

@@ -10,27 +10,7 @@ use torpor_core::message::{Assistant, Block, Content, StopReason, ToolResult};
 use torpor_core::model::{Error, Message, Request, Retry};
 
 use super::PROVIDER;
-
-/// Output limit for models that the table does not name. Every current model allows it.
-const DEFAULT_MAX_OUTPUT: u32 = 32_000;
-/// Models that allow less, by the beginning of their id.
-const MAX_OUTPUT: &[(&str, u32)] = &[
-    ("claude-3-5-", 8_192),
-    ("claude-3-haiku", 4_096),
-    ("claude-3-opus", 4_096),
-    ("claude-3-sonnet", 4_096),
-    ("claude-2", 4_096),
-    ("claude-instant", 4_096),
-];
-/// What stands for a text without any visible character; the API refuses those.
-const BLANK: &str = "(blank)";
-/// The answer to a call that has none: it was never carried out, and the API insists on an answer to each.
-const NOT_RUN: &str = "This call was not carried out.";
-
-/// The output limit of a model, in tokens.
-pub(super) fn max_output_tokens(model: &str) -> u32 {
-    MAX_OUTPUT.iter().find(|(prefix, _)| model.starts_with(prefix)).map_or(DEFAULT_MAX_OUTPUT, |(_, max)| *max)
-}
+use crate::pending::{NOT_RUN, Uses, visible};
 
 #[derive(Serialize)]
 struct Body<'a> {
@@ -145,30 +125,24 @@ fn mark_latest(turns: &mut [Turn<'_>]) {
 /// right after it.
 fn turns(messages: &[Message]) -> Result<Vec<Turn<'_>>, Error> {
     let mut turns: Vec<Turn<'_>> = Vec::new();
-    // Tool uses that wait for their answer, in order.
-    let mut open: Vec<&str> = Vec::new();
+    let mut uses = Uses::default();
     for message in messages {
         let (role, content) = match message {
             Message::User(text) => {
-                let mut content = answers(&mut open, &[])?;
+                let mut content = results(uses.answer(&[])?);
                 content.push(Part::Text { text: visible(text), cache_control: None });
                 ("user", content)
             }
-            Message::Tools(results) => ("user", answers(&mut open, results)?),
+            Message::Tools(of) => ("user", results(uses.answer(of)?)),
             Message::Assistant(answer) => {
-                let unanswered = answers(&mut open, &[])?;
-                append(&mut turns, "user", unanswered);
-                open.extend(answer.blocks.iter().filter_map(|b| match b {
-                    Block::ToolUse { id, .. } => Some(id.as_str()),
-                    _ => None,
-                }));
+                append(&mut turns, "user", results(uses.answer(&[])?));
+                uses.ask(answer);
                 ("assistant", parts(answer))
             }
         };
         append(&mut turns, role, content);
     }
-    let unanswered = answers(&mut open, &[])?;
-    append(&mut turns, "user", unanswered);
+    append(&mut turns, "user", results(uses.answer(&[])?));
     Ok(turns)
 }
 
@@ -180,14 +154,9 @@ fn append<'a>(turns: &mut Vec<Turn<'a>>, role: &'static str, content: Vec<Part<'
     }
 }
 
-/// An answer to each open tool use, in the order of the uses.
-fn answers<'a>(open: &mut Vec<&'a str>, results: &'a [(String, ToolResult)]) -> Result<Vec<Part<'a>>, Error> {
-    if let Some((stray, _)) = results.iter().find(|(id, _)| !open.contains(&id.as_str())) {
-        let text = format!("the conversation holds a result for tool use {stray:?}, which the model did not ask for");
-        return Err(Error::new(Retry::Never, text));
-    }
-    let uses = std::mem::take(open).into_iter();
-    Ok(uses.map(|id| result(id, results.iter().find(|(of, _)| of == id).map(|(_, r)| r))).collect())
+/// The answers as parts of a turn.
+fn results<'a>(of: impl Iterator<Item = (&'a str, Option<&'a ToolResult>)>) -> Vec<Part<'a>> {
+    of.map(|(id, r)| result(id, r)).collect()
 }
 
 fn result<'a>(tool_use_id: &'a str, result: Option<&'a ToolResult>) -> Part<'a> {
@@ -225,10 +194,6 @@ fn part(block: &Block) -> Option<Part<'_>> {
         Block::ToolUse { id, name, input } => Some(Part::ToolUse { id, name, input }),
         Block::Opaque { provider, value } => (provider == PROVIDER).then_some(Part::Verbatim(value)),
     }
-}
-
-fn visible(text: &str) -> &str {
-    if text.trim().is_empty() { BLANK } else { text }
 }
 
 #[cfg(test)]

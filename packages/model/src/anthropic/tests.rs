@@ -76,10 +76,10 @@ fn without_a_credential_nothing_is_sent_to_the_provider_itself() {
     let model = Ref { provider: PROVIDER.into(), model: "m".into() };
     let messages = [Message::User("x".into())];
     let request = Request { model: &model, system: "", tools: &[], messages: &messages };
-    let e = Anthropic::new(&config::Anthropic::default()).unwrap().encode(&request).unwrap_err();
+    let e = Anthropic::new(&config::Anthropic::default()).unwrap().encode(&request, None).unwrap_err();
     assert_eq!(e.retry, Retry::Never);
     let gateway = config::Anthropic { base_url: Some("http://gw".into()), ..config::Anthropic::default() };
-    assert!(Anthropic::new(&gateway).unwrap().encode(&request).is_ok(), "a gateway may want none");
+    assert!(Anthropic::new(&gateway).unwrap().encode(&request, None).is_ok(), "a gateway may want none");
 }
 
 #[test]
@@ -133,6 +133,6 @@ fn thinking_survives_the_way_there_and_back() {
     ];
     let model = Ref { provider: PROVIDER.into(), model: "m".into() };
     let request = Request { model: &model, system: "", tools: &[], messages: &messages };
-    let body = Anthropic::new(&config()).unwrap().encode(&request).unwrap();
+    let body = Anthropic::new(&config()).unwrap().encode(&request, None).unwrap();
     assert!(std::str::from_utf8(&body).unwrap().contains(thinking));
 }

@@ -1,17 +1,22 @@
-//! Answers in the Anthropic Messages format, as a stream or in one piece.
+//! Answers as they go over the wire, in the format that was asked in.
 //!
-//! Owns: the wire format, written independently of the client's decoder so that the two check each other.
+//! Owns: which formats there are, what an answer consists of, and where a format breaks. The formats are submodules.
+
+use std::borrow::Cow;
 
 use serde_json::{Value, json};
 
 use super::script::ToolCall;
 
+mod anthropic;
+mod openai;
+
 /// Bytes of text in one event.
 const PIECE: usize = 1_024;
-/// The signature of every thinking block.
-pub(crate) const SIGNATURE: &str = "c2lnbmVkIGJ5IHRoZSBtb2RlbCBzZXJ2ZXI=";
+/// The signature of everything that was thought.
+const SIGNATURE: &str = "c2lnbmVkIGJ5IHRoZSBtb2RlbCBzZXJ2ZXI=";
 /// What is thought.
-pub(crate) const THINKING: &str = "Let me think about this.";
+const THINKING: &str = "Let me think about this.";
 
 /// What to say.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +24,7 @@ pub(crate) struct Content {
     pub(crate) thinking: bool,
     pub(crate) text: Option<String>,
     pub(crate) calls: Vec<ToolCall>,
+    /// In the words of the Messages format.
     pub(crate) stop: &'static str,
     pub(crate) usage: Option<(u64, u64)>,
 }
@@ -28,109 +34,111 @@ pub(crate) struct Content {
 pub(crate) struct Head {
     pub(crate) number: u64,
     pub(crate) model: String,
+    /// Whether a stream ends with what it cost; only Chat Completions leaves a choice.
+    pub(crate) usage: bool,
 }
 
-impl Head {
-    fn id(&self) -> String {
-        format!("msg_{}", self.number)
+/// A wire format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wire {
+    /// `/v1/messages`.
+    Anthropic,
+    /// `/v1/chat/completions`.
+    Openai,
+}
+
+impl Wire {
+    /// The format of a path.
+    pub(crate) fn of(path: &str) -> Option<Self> {
+        let wires = [("/v1/messages", Self::Anthropic), ("/v1/chat/completions", Self::Openai)];
+        wires.into_iter().find(|(end, _)| path.ends_with(end)).map(|(_, wire)| wire)
     }
 
-    fn tool_id(&self, n: usize) -> String {
-        if n == 0 { format!("toolu_msg_{}", self.number) } else { format!("toolu_msg_{}_{n}", self.number) }
+    /// What stands in a request body once for each tool result.
+    pub(crate) fn result_mark(self) -> &'static str {
+        match self {
+            Self::Anthropic => "\"tool_result\"",
+            Self::Openai => "\"role\":\"tool\"",
+        }
+    }
+
+    /// The answer in one piece.
+    pub(crate) fn whole(self, head: &Head, content: &Content) -> String {
+        match self {
+            Self::Anthropic => anthropic::whole(head, content),
+            Self::Openai => openai::whole(head, content),
+        }
+    }
+
+    /// The answer as events, each with its blank line.
+    pub(crate) fn stream(self, head: &Head, content: &Content) -> Vec<String> {
+        match self {
+            Self::Anthropic => anthropic::stream(head, content),
+            Self::Openai => openai::stream(head, content),
+        }
+    }
+
+    /// How many events of a stream come before its first piece of text.
+    pub(crate) fn events_before_text(self) -> usize {
+        match self {
+            Self::Anthropic => 2,
+            Self::Openai => 1,
+        }
+    }
+
+    /// A whole answer without what makes it whole.
+    pub(crate) fn without_end(self, head: &Head, content: &Content) -> String {
+        let mut events = self.stream(head, content);
+        match self {
+            Self::Anthropic => drop(events.pop()),
+            Self::Openai => events.retain(|e| !e.contains("\"finish_reason\":\"") && !e.contains("\"usage\":{")),
+        }
+        events.concat()
+    }
+
+    /// An answer that calls `bash` with these arguments, which may be anything.
+    pub(crate) fn with_arguments(self, head: &Head, arguments: &str) -> String {
+        let call = ToolCall { name: "bash".into(), input: json!({}) };
+        let content = Content { calls: vec![call], stop: "tool_use", ..Content::default() };
+        self.stream(head, &content).concat().replace(&quoted("{}"), &quoted(arguments))
+    }
+
+    /// An error object.
+    pub(crate) fn error(self, status: u16, message: &str) -> String {
+        match self {
+            Self::Anthropic => anthropic::error(status, message),
+            Self::Openai => openai::error(status, "", message),
+        }
+    }
+
+    /// The error of a conversation that is too long.
+    pub(crate) fn overflow(self) -> String {
+        match self {
+            Self::Anthropic => anthropic::error(400, "prompt is too long: 250000 tokens > 200000 maximum"),
+            Self::Openai => openai::error(
+                400,
+                "context_length_exceeded",
+                "This model's maximum context length is 200000 tokens, your messages resulted in 250000 tokens",
+            ),
+        }
+    }
+
+    /// An error within a stream.
+    pub(crate) fn error_event(self, status: u16, message: &str) -> String {
+        let error = self.error(status, message);
+        match self {
+            Self::Anthropic => format!("event: error\ndata: {error}\n\n"),
+            Self::Openai => format!("data: {error}\n\n"),
+        }
     }
 }
 
-/// The answer in one piece.
-pub(crate) fn whole(head: &Head, content: &Content) -> String {
-    let mut blocks = Vec::new();
-    if content.thinking {
-        blocks.push(json!({"type": "thinking", "thinking": THINKING, "signature": SIGNATURE}));
-    }
-    if let Some(text) = &content.text {
-        blocks.push(json!({"type": "text", "text": text}));
-    }
-    for (n, call) in content.calls.iter().enumerate() {
-        blocks.push(json!({"type": "tool_use", "id": head.tool_id(n), "name": call.name, "input": call.input}));
-    }
-    let (input, output) = content.usage.unwrap_or((100, 10));
-    json!({
-        "id": head.id(), "type": "message", "role": "assistant", "model": head.model, "content": blocks,
-        "stop_reason": content.stop, "stop_sequence": null,
-        "usage": {"input_tokens": input, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0,
-                  "output_tokens": output},
-    })
-    .to_string()
-}
-
-/// The answer as events, each with its blank line. Written by hand: under load this is most of the server's own work.
-pub(crate) fn stream(head: &Head, content: &Content) -> Vec<String> {
-    let (input, output) = content.usage.unwrap_or((100, 10));
-    let mut out = vec![event(
-        "message_start",
-        &format!(
-            r#""message":{{"id":"{}","type":"message","role":"assistant","model":{},"content":[],"stop_reason":null,"stop_sequence":null,"usage":{{"input_tokens":{input},"cache_creation_input_tokens":0,"cache_read_input_tokens":0,"output_tokens":1}}}}"#,
-            head.id(),
-            quoted(&head.model),
-        ),
-    )];
-    let mut index = 0;
-    let mut block = |start: &str, deltas: &mut dyn Iterator<Item = String>| {
-        out.push(event("content_block_start", &format!(r#""index":{index},"content_block":{{{start}}}"#)));
-        out.extend(deltas.map(|d| event("content_block_delta", &format!(r#""index":{index},"delta":{{{d}}}"#))));
-        out.push(event("content_block_stop", &format!(r#""index":{index}"#)));
-        index += 1;
-    };
-    if content.thinking {
-        let deltas = [
-            format!(r#""type":"thinking_delta","thinking":"{THINKING}""#),
-            format!(r#""type":"signature_delta","signature":"{SIGNATURE}""#),
-        ];
-        block(r#""type":"thinking","thinking":"","signature":"""#, &mut deltas.into_iter());
-    }
-    if let Some(text) = &content.text {
-        let pieces = text.as_bytes().chunks(PIECE).map(String::from_utf8_lossy);
-        let mut deltas = pieces.map(|t| format!(r#""type":"text_delta","text":{}"#, quoted(&t)));
-        block(r#""type":"text","text":"""#, &mut deltas);
-    }
-    for (n, call) in content.calls.iter().enumerate() {
-        let start =
-            format!(r#""type":"tool_use","id":"{}","name":{},"input":{{}}"#, head.tool_id(n), quoted(&call.name));
-        let input = quoted(&call.input.to_string());
-        let delta = format!(r#""type":"input_json_delta","partial_json":{input}"#);
-        block(&start, &mut std::iter::once(delta));
-    }
-    out.push(event(
-        "message_delta",
-        &format!(
-            r#""delta":{{"stop_reason":"{}","stop_sequence":null}},"usage":{{"output_tokens":{output}}}"#,
-            content.stop
-        ),
-    ));
-    out.push("event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n".into());
-    out
-}
-
-/// One event; `fields` is the inside of an object.
-fn event(name: &str, fields: &str) -> String {
-    format!("event: {name}\ndata: {{\"type\":\"{name}\",{fields}}}\n\n")
+/// Text in pieces; one that ends inside a character loses it.
+fn pieces(text: &str) -> impl Iterator<Item = Cow<'_, str>> {
+    text.as_bytes().chunks(PIECE).map(String::from_utf8_lossy)
 }
 
 /// As a JSON string.
 fn quoted(text: &str) -> String {
     Value::from(text).to_string()
-}
-
-/// An error object.
-pub(crate) fn error(status: u16, message: &str) -> String {
-    let kind = match status {
-        400 => "invalid_request_error",
-        401 => "authentication_error",
-        403 => "permission_error",
-        404 => "not_found_error",
-        413 => "request_too_large",
-        429 => "rate_limit_error",
-        529 => "overloaded_error",
-        _ => "api_error",
-    };
-    json!({"type": "error", "error": {"type": kind, "message": message}}).to_string()
 }

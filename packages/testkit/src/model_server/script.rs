@@ -257,15 +257,15 @@ pub(crate) struct Found<'a> {
     pub(crate) results: usize,
 }
 
-/// Looks for the marker.
-pub(crate) fn find(body: &[u8]) -> Found<'_> {
+/// Looks for the marker. `result` is what stands in the body once for each tool result.
+pub(crate) fn find<'a>(body: &'a [u8], result: &str) -> Found<'a> {
     let marked = memchr::memmem::rfind(body, b"[[s:").and_then(|at| {
         let rest = &body[at + 4..];
         let end = memchr::memmem::find(rest, b"]]")?;
         Some((std::str::from_utf8(&rest[..end]).ok()?, &rest[end..]))
     });
     let (script, after) = marked.map_or((None, body), |(script, after)| (Some(script), after));
-    Found { script, results: memchr::memmem::find_iter(after, b"\"tool_result\"").count() }
+    Found { script, results: memchr::memmem::find_iter(after, result.as_bytes()).count() }
 }
 
 /// The last `item_id="…"` of a request body, in which the quotes are escaped.

@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use super::Options;
 use super::answer::{Answer, End};
 use super::record::Record;
-use super::render::{self, Content, Head};
+use super::render::{Content, Head, Wire};
 use super::script::{self, Fault, Script, Step, ToolCall};
 
 /// Largest request body.
@@ -162,23 +162,22 @@ async fn route(state: &State, request: Request<Incoming>) -> Reply {
         return reply(200, "text/plain", "ok");
     }
     let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
-        return reply(413, JSON, render::error(413, "the body is too large or was cut off"));
+        return reply(413, "text/plain", "the body is too large or was cut off");
     };
     let body = body.to_bytes();
     let full_path = head.uri.path_and_query().map_or(path, |p| p.as_str());
     let guard = state.record.request(full_path, &head.headers, &body);
-    let mut reply = if path.ends_with("/v1/messages") {
-        answer(state, path, &head.headers, &body).await
-    } else {
-        reply(404, JSON, render::error(404, "scripted 404"))
+    let mut reply = match Wire::of(path) {
+        Some(wire) => answer(state, wire, path, &head.headers, &body).await,
+        None => reply(404, JSON, Wire::Anthropic.error(404, "scripted 404")),
     };
     let body = std::mem::replace(reply.body_mut(), Answer::whole(Bytes::new()));
     *reply.body_mut() = body.guarded(guard);
     reply
 }
 
-async fn answer(state: &State, path: &str, headers: &HeaderMap, body: &Bytes) -> Reply {
-    let found = script::find(body);
+async fn answer(state: &State, wire: Wire, path: &str, headers: &HeaderMap, body: &Bytes) -> Reply {
+    let found = script::find(body, wire.result_mark());
     let from_path = path.strip_prefix("/s/").and_then(|p| p.split_once('/')).map(|(s, _)| percent_decode(s));
     let text = found.script.or(from_path.as_deref()).unwrap_or(&state.options.default_script);
     let script = state.script(text);
@@ -186,7 +185,8 @@ async fn answer(state: &State, path: &str, headers: &HeaderMap, body: &Bytes) ->
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
     }
-    let head = Head { number: state.numbers.fetch_add(1, Ordering::Relaxed) + 1, model: model(body) };
+    let number = state.numbers.fetch_add(1, Ordering::Relaxed) + 1;
+    let head = Head { number, model: model(body), usage: has(body, &["\"include_usage\":true"]) };
     let say = |content: Content| Content { usage: script.usage, ..content };
     let text = |text: String| say(Content { text: Some(text), stop: "end_turn", ..Content::default() });
     let tools = |mut calls: Vec<ToolCall>| {
@@ -199,7 +199,7 @@ async fn answer(state: &State, path: &str, headers: &HeaderMap, body: &Bytes) ->
     let content = match script.step(found.results, |step| state.failed(text_key(&found, path), step)) {
         Step::Text(0) => text("done".into()),
         Step::Text(n) => text("x".repeat(n)),
-        Step::Drip(n, pause) => return drip(&head, n, pause),
+        Step::Drip(n, pause) => return drip(wire, &head, n, pause),
         Step::Thinking(None) => Content { thinking: true, ..text("done".into()) },
         Step::Thinking(Some(call)) => Content { thinking: true, ..tools(vec![call]) },
         Step::Tools(calls) => tools(calls),
@@ -211,13 +211,13 @@ async fn answer(state: &State, path: &str, headers: &HeaderMap, body: &Bytes) ->
         }
         Step::Fault(fault) | Step::Retry(fault, _) => {
             state.record.fault();
-            return fail(&head, &fault, headers).await;
+            return fail(wire, &head, &fault, headers).await;
         }
     };
-    if !script.json && wants_stream(body) {
-        reply(200, SSE, render::stream(&head, &content).concat())
+    if !script.json && has(body, &["\"stream\":true", "\"stream\": true"]) {
+        reply(200, SSE, wire.stream(&head, &content).concat())
     } else {
-        reply(200, JSON, render::whole(&head, &content))
+        reply(200, JSON, wire.whole(&head, &content))
     }
 }
 
@@ -226,30 +226,25 @@ fn text_key<'a>(found: &script::Found<'a>, path: &'a str) -> &'a str {
     found.script.unwrap_or(path)
 }
 
-async fn fail(head: &Head, fault: &Fault, headers: &HeaderMap) -> Reply {
+async fn fail(wire: Wire, head: &Head, fault: &Fault, headers: &HeaderMap) -> Reply {
     let content = Content { text: Some("partial".into()), stop: "end_turn", ..Content::default() };
-    let call = |input| Content {
-        calls: vec![ToolCall { name: "bash".into(), input }],
-        stop: "tool_use",
-        ..Content::default()
-    };
     let partial = |end| {
-        let mut events = render::stream(head, &content);
-        events.truncate(3);
+        let mut events = wire.stream(head, &content);
+        events.truncate(wire.events_before_text() + 1);
         stream([events.concat()], end, Duration::ZERO)
     };
     match fault {
-        Fault::Status(status) => reply(*status, JSON, render::error(*status, &format!("scripted {status}"))),
+        Fault::Status(status) => reply(*status, JSON, wire.error(*status, &format!("scripted {status}"))),
         Fault::RateLimited => {
-            let mut limited = reply(429, JSON, render::error(429, "scripted 429"));
+            let mut limited = reply(429, JSON, wire.error(429, "scripted 429"));
             limited.headers_mut().insert("retry-after", HeaderValue::from_static("0"));
             limited
         }
-        Fault::Overflow => reply(400, JSON, render::error(400, "prompt is too long: 250000 tokens > 200000 maximum")),
+        Fault::Overflow => reply(400, JSON, wire.overflow()),
         Fault::Leak => {
             let seen = ["x-api-key", "authorization"].map(|h| headers.get(h).and_then(|v| v.to_str().ok()));
             let seen: Vec<&str> = seen.into_iter().flatten().collect();
-            reply(401, JSON, render::error(401, &format!("invalid credential: {}", seen.join(" "))))
+            reply(401, JSON, wire.error(401, &format!("invalid credential: {}", seen.join(" "))))
         }
         Fault::Hang => std::future::pending().await,
         Fault::HangMid => partial(End::Hang),
@@ -261,36 +256,30 @@ async fn fail(head: &Head, fault: &Fault, headers: &HeaderMap) -> Reply {
         }
         Fault::Html => reply(200, "text/html", "<html>proxy error</html>"),
         Fault::Empty => reply(200, SSE, ""),
-        Fault::BadJson => {
-            let events = render::stream(head, &call(json!({}))).concat();
-            reply(200, SSE, events.replace(r#""partial_json":"{}""#, r#""partial_json":"{\"command\": tru""#))
-        }
+        Fault::BadJson => reply(200, SSE, wire.with_arguments(head, "{\"command\": tru")),
         Fault::TruncatedJson(command) => {
-            let events = render::stream(head, &call(json!({"command": command}))).concat();
-            reply(200, SSE, events.replace("\\\"}\"}}\n", "\"}}\n"))
+            let whole = json!({"command": command}).to_string();
+            reply(200, SSE, wire.with_arguments(head, whole.trim_end_matches("\"}")))
         }
-        Fault::Overloaded => {
-            let event = format!("event: error\ndata: {}\n\n", render::error(529, "scripted 529"));
-            reply(200, SSE, event)
-        }
+        Fault::Overloaded => reply(200, SSE, wire.error_event(529, "scripted 529")),
         Fault::NoStop => {
-            let mut events = render::stream(head, &call(json!({"command": "true"})));
-            events.pop();
-            reply(200, SSE, events.concat())
+            let call = ToolCall { name: "bash".into(), input: json!({"command": "true"}) };
+            let content = Content { calls: vec![call], stop: "tool_use", ..Content::default() };
+            reply(200, SSE, wire.without_end(head, &content))
         }
         Fault::NoBlocks => {
             let nothing = Content { stop: "end_turn", ..Content::default() };
-            reply(200, SSE, render::stream(head, &nothing).concat())
+            reply(200, SSE, wire.stream(head, &nothing).concat())
         }
     }
 }
 
-fn drip(head: &Head, pieces: usize, pause: Duration) -> Reply {
+fn drip(wire: Wire, head: &Head, pieces: usize, pause: Duration) -> Reply {
     let content = Content { text: Some("drip ".into()), stop: "end_turn", ..Content::default() };
-    let mut events = render::stream(head, &content);
-    // Events 0 and 1 begin the message and the text, 2 is the text.
-    if let Some(piece) = events.get(2).cloned() {
-        events.splice(2..3, std::iter::repeat_n(piece, pieces));
+    let mut events = wire.stream(head, &content);
+    let at = wire.events_before_text();
+    if let Some(piece) = events.get(at).cloned() {
+        events.splice(at..=at, std::iter::repeat_n(piece, pieces));
     }
     stream(events, End::Proper, pause)
 }
@@ -311,8 +300,9 @@ fn with_head(status: u16, content_type: &'static str, answer: Answer) -> Reply {
     response
 }
 
-fn wants_stream(body: &[u8]) -> bool {
-    ["\"stream\":true", "\"stream\": true"].iter().any(|s| memchr::memmem::find(body, s.as_bytes()).is_some())
+/// Whether a body holds one of these.
+fn has(body: &[u8], any: &[&str]) -> bool {
+    any.iter().any(|s| memchr::memmem::find(body, s.as_bytes()).is_some())
 }
 
 fn model(body: &[u8]) -> String {

@@ -58,6 +58,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     Setting::secret("ANTHROPIC_API_KEY", "Key for the Anthropic API"),
     Setting::secret("ANTHROPIC_AUTH_TOKEN", "Bearer token for a gateway; replaces the key"),
     Setting::unset("ANTHROPIC_BASE_URL", "Base URL of the Anthropic API or of a gateway that speaks it"),
+    Setting::secret("OPENAI_API_KEY", "Key for the OpenAI API, or for a server that speaks Chat Completions"),
+    Setting::unset("OPENAI_BASE_URL", "Base URL of the OpenAI API or of a server that speaks it"),
     Setting::new("TORPOR_MODEL_CACHE", "auto", "Prompt-cache marks: auto (off for gateways), on, off"),
     Setting::unset(
         "TORPOR_MODEL_MAX_OUTPUT_TOKENS",

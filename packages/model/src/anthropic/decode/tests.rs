@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 use serde_json::json;
+use torpor_core::model::Retry;
 
 use super::*;
 
