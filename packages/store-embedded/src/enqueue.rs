@@ -2,6 +2,7 @@
 
 use rusqlite::{OptionalExtension, params};
 use torpor_core::entry::RunTotals;
+use torpor_core::envelope::Wishes;
 use torpor_core::log::Head;
 use torpor_core::outcome::Status;
 use torpor_core::queue::{Enqueued, Expects, Lease, NewRun};
@@ -13,11 +14,43 @@ use crate::leases::Held;
 use crate::record::{self, number, row_at, sql, unreadable};
 use crate::writer::Batch;
 
+/// A run with its parts in their stored form.
+pub(crate) struct Accepted {
+    new: NewRun,
+    spec: String,
+    /// What the session keeps, should this be its first run.
+    wishes: Option<String>,
+}
+
+impl Accepted {
+    /// Encodes what can be encoded without the store.
+    pub(crate) fn new(new: NewRun) -> Result<Self, store::Error> {
+        let failed = |e: serde_json::Error| store::Error::Failed(e.to_string());
+        let wishes =
+            Some(new.spec.wishes()).filter(|_| new.expects == Expects::New).filter(|w| *w != Wishes::default());
+        let wishes = wishes.map(|w| serde_json::to_string(&w)).transpose().map_err(failed)?;
+        let spec = serde_json::to_string(&new.spec).map_err(failed)?;
+        Ok(Self { new, spec, wishes })
+    }
+
+    /// Takes over what the session's first run wished for.
+    fn inherit(&mut self, wishes: &str) -> Result<(), Fault> {
+        let wishes: Wishes =
+            serde_json::from_str(wishes).map_err(|e| unreadable(format!("wishes of {:?}: {e}", self.new.session)))?;
+        self.new.spec.inherit(&wishes);
+        self.spec = serde_json::to_string(&self.new.spec).map_err(|e| store::Error::Failed(e.to_string()))?;
+        Ok(())
+    }
+}
+
 /// A session as it was before this run.
 struct Before {
     id: i64,
     head: Head,
     busy: bool,
+    first_run: Option<String>,
+    first_hash: Option<String>,
+    wishes: Option<String>,
 }
 
 /// Where the new run stands in its session and in time.
@@ -29,17 +62,19 @@ enum Place {
     Blocked,
 }
 
-/// Accepts a run; `spec` is its JSON.
-pub(crate) fn enqueue(b: &mut Batch<'_>, new: NewRun, spec: &str) -> Result<Enqueued, Fault> {
-    if let Some(answer) = earlier_post(b, &new)? {
+/// Accepts a run.
+pub(crate) fn enqueue(b: &mut Batch<'_>, mut accepted: Accepted) -> Result<Enqueued, Fault> {
+    if let Some(answer) = earlier_post(b, &accepted.new)? {
         return Ok(answer);
     }
-    let before = session_before(b, &new)?;
-    match (&before, new.expects) {
-        (Some(_), Expects::New) => return Ok(Enqueued::Conflict),
+    let before = session_before(b, &accepted.new)?;
+    match (&before, accepted.new.expects) {
+        (Some(before), Expects::New) => return first_post(b, &accepted.new, before),
         (None, Expects::Existing) => return Ok(Enqueued::NoSession),
+        (Some(Before { wishes: Some(wishes), .. }), Expects::Existing) => accepted.inherit(wishes)?,
         _ => {}
     }
+    let Accepted { new, spec, wishes } = accepted;
     if is_known(b, &new.run_id)? {
         return Err(store::Error::Failed(format!("the run id {} is taken", new.run_id)).into());
     }
@@ -53,8 +88,8 @@ pub(crate) fn enqueue(b: &mut Batch<'_>, new: NewRun, spec: &str) -> Result<Enqu
         (_, None) => Place::Ready,
     };
     let row = row_at(now).max(b.state.last_row.saturating_add(1));
-    let (session, head) = write_session(b, &new, before, row, place)?;
-    write_run(b, &new, spec, session, row, now, place)?;
+    let (session, head) = write_session(b, &new, wishes, before, row, place)?;
+    write_run(b, &new, &spec, session, row, now, place)?;
     b.conn
         .prepare_cached(
             "INSERT INTO queue (run, session, priority, state, due_ms, worker) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
@@ -120,14 +155,33 @@ fn earlier_post(b: &Batch<'_>, new: &NewRun) -> Result<Option<Enqueued>, Fault> 
     if hash != idempotency.body_hash {
         return Ok(Some(Enqueued::Conflict));
     }
-    let run = RunId::parse(&run).ok_or_else(|| unreadable(format!("{run:?} is not a run id")))?;
-    let record = record::by_run_id(b.conn, &run)?.ok_or_else(|| unreadable(format!("run {run} has no session")))?;
+    let record = record_of(b, &run)?.ok_or_else(|| unreadable(format!("run {run} has no session")))?;
     Ok(Some(Enqueued::Existing(Box::new(record))))
+}
+
+/// The answer to a first run whose session exists: the same post again, or another.
+fn first_post(b: &Batch<'_>, new: &NewRun, before: &Before) -> Result<Enqueued, Fault> {
+    let Before { first_run: Some(first_run), first_hash: Some(first_hash), .. } = before else {
+        return Ok(Enqueued::Conflict);
+    };
+    if new.idempotency.as_ref().is_none_or(|i| i.body_hash != *first_hash) {
+        return Ok(Enqueued::Conflict);
+    }
+    Ok(match record_of(b, first_run)? {
+        Some(record) => Enqueued::Existing(Box::new(record)),
+        None => Enqueued::Expired,
+    })
+}
+
+fn record_of(b: &Batch<'_>, run: &str) -> Result<Option<Record>, Fault> {
+    let run = RunId::parse(run).ok_or_else(|| unreadable(format!("{run:?} is not a run id")))?;
+    record::by_run_id(b.conn, &run)
 }
 
 fn session_before(b: &Batch<'_>, new: &NewRun) -> Result<Option<Before>, Fault> {
     let mut query = b.conn.prepare_cached(
-        "SELECT id, head, epoch, resume_from, front_run IS NOT NULL FROM session WHERE tenant = ?1 AND session = ?2",
+        "SELECT id, head, epoch, resume_from, front_run IS NOT NULL, first_run, first_hash, wishes FROM session \
+         WHERE tenant = ?1 AND session = ?2",
     )?;
     let mut rows = query.query([new.session.tenant(), new.session.session()])?;
     let Some(row) = rows.next()? else { return Ok(None) };
@@ -136,7 +190,14 @@ fn session_before(b: &Batch<'_>, new: &NewRun) -> Result<Option<Before>, Fault> 
         epoch: Epoch(number(row, 2)?),
         resume_from: Position(number(row, 3)?),
     };
-    Ok(Some(Before { id: row.get(0)?, head, busy: row.get(4)? }))
+    Ok(Some(Before {
+        id: row.get(0)?,
+        head,
+        busy: row.get(4)?,
+        first_run: row.get(5)?,
+        first_hash: row.get(6)?,
+        wishes: row.get(7)?,
+    }))
 }
 
 fn is_known(b: &Batch<'_>, run: &RunId) -> Result<bool, Fault> {
@@ -147,6 +208,7 @@ fn is_known(b: &Batch<'_>, run: &RunId) -> Result<bool, Fault> {
 fn write_session(
     b: &Batch<'_>,
     new: &NewRun,
+    wishes: Option<String>,
     before: Option<Before>,
     row: i64,
     place: Place,
@@ -158,9 +220,18 @@ fn write_session(
         b.conn
             .prepare_cached(
                 "INSERT INTO session (tenant, session, head, epoch, resume_from, front_run, owned, progressed, \
-                 latest_run) VALUES (?1, ?2, 0, ?3, 1, ?4, ?5, 0, ?6)",
+                 latest_run, first_run, first_hash, wishes) VALUES (?1, ?2, 0, ?3, 1, ?4, ?5, 0, ?6, ?4, ?7, ?8)",
             )?
-            .execute(params![new.session.tenant(), new.session.session(), sql(head.epoch.0), run, claimed, row])?;
+            .execute(params![
+                new.session.tenant(),
+                new.session.session(),
+                sql(head.epoch.0),
+                run,
+                claimed,
+                row,
+                new.idempotency.as_ref().map(|i| &i.body_hash),
+                wishes
+            ])?;
         return Ok((b.conn.last_insert_rowid(), head));
     };
     match place {

@@ -8,7 +8,7 @@
 //! | table | one row is | worth knowing |
 //! |---|---|---|
 //! | `meta` | a fact about the file | `schema` = layout version; a newer one is refused by name; `id` = this store and no other, made with the file |
-//! | `session` | a session and the marks beside its log | `head`, `epoch` and `resume_from` make opening O(tail); `front_run` is the run whose turn it is, `owned` whether someone holds it, `progressed` whether its owner got anywhere |
+//! | `session` | a session and the marks beside its log | `head`, `epoch` and `resume_from` make opening O(tail); `front_run` is the run whose turn it is, `owned` whether someone holds it, `progressed` whether its owner got anywhere; `first_run` and `first_hash` recognise the post that made it, also when that run's record is gone; `wishes` is what its further runs inherit, NULL for nothing |
 //! | `entry` | an entry of a session's log | `write_id` stands on the first entry of each append; `schema` is the entry's own version |
 //! | `run` | the record of a run | `id` ascends with acceptance and starts with the time (`created_ms << 20`), so that "created after" is a range of keys; how it ended is the entry at `ended_position`, kept once |
 //! | `queue` | a run that has not ended | `state` is `ready`, `delayed` (until `due_ms`), `leased` or `blocked` (behind another run of its session). When a lease ends is kept in memory only: a lease never outlives the process |
@@ -23,8 +23,8 @@ use torpor_core::store;
 
 use crate::fault::{Fault, describe};
 
-/// The layout this build writes and reads.
-pub(crate) const VERSION: u32 = 1;
+/// The layout this build writes and reads. It reads version 1 by bringing it up to date.
+pub(crate) const VERSION: u32 = 2;
 
 /// Statements kept prepared per connection.
 const STATEMENTS: usize = 64;
@@ -57,6 +57,9 @@ CREATE TABLE session (
     owned       INTEGER NOT NULL,
     progressed  INTEGER NOT NULL,
     latest_run  INTEGER NOT NULL,
+    first_run   TEXT,
+    first_hash  TEXT,
+    wishes      TEXT,
     UNIQUE (tenant, session)
 );
 CREATE TABLE entry (
@@ -113,7 +116,16 @@ CREATE VIEW log AS
     FROM entry e JOIN session s ON s.id = e.session;
 ";
 
-/// Opens the writing connection, creates the tables in a new file, refuses a newer one, and voids every lease.
+/// What version 1 lacks. (The first runs of its sessions are not known; posting them again is a conflict.)
+const FROM_1: &str = "
+ALTER TABLE session ADD COLUMN first_run TEXT;
+ALTER TABLE session ADD COLUMN first_hash TEXT;
+ALTER TABLE session ADD COLUMN wishes TEXT;
+UPDATE meta SET value = '2' WHERE name = 'schema';
+";
+
+/// Opens the writing connection, creates the tables in a new file, brings
+/// an older one up to date, refuses a newer one, and voids every lease.
 pub(crate) fn open_writer(file: &Path) -> Result<Connection, store::Error> {
     let open = || -> Result<Connection, Fault> {
         let conn = connect(file, WRITER_CACHE_KIB)?;
@@ -168,6 +180,7 @@ fn prepare_tables(conn: &Connection) -> Result<(), Fault> {
         conn.query_row("SELECT value FROM meta WHERE name = 'schema'", [], |r| r.get(0)).optional()?;
     match found.as_deref().map(str::parse::<u32>) {
         Some(Ok(VERSION)) => Ok(()),
+        Some(Ok(1)) => Ok(conn.execute_batch(&format!("BEGIN IMMEDIATE;{FROM_1}COMMIT"))?),
         Some(Ok(newer)) if newer > VERSION => Err(store::Error::Unreadable(format!(
             "its layout has version {newer}, this build reads {VERSION}: upgrade this program first"
         ))

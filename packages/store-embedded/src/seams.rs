@@ -13,6 +13,7 @@ use torpor_core::{Position, RunId, SessionKey, Timestamp, WorkerId, store};
 
 use crate::append::Encoded;
 use crate::claim::Claimed;
+use crate::enqueue::Accepted;
 use crate::{Store, append, claim, enqueue, record};
 
 /// Records that one commit of a sweep removes, so that a long sweep delays nobody.
@@ -50,8 +51,8 @@ impl SessionLog for Store {
 #[async_trait]
 impl WorkQueue for Store {
     async fn enqueue(&self, new: NewRun) -> Result<Enqueued, store::Error> {
-        let spec = serde_json::to_string(&new.spec).map_err(|e| store::Error::Failed(e.to_string()))?;
-        self.writer.write(move |b| enqueue::enqueue(b, new, &spec)).await
+        let accepted = Accepted::new(new)?;
+        self.writer.write(move |b| enqueue::enqueue(b, accepted)).await
     }
 
     async fn claim(&self, worker: &WorkerId, max: usize, wait: Duration) -> Result<Vec<Lease>, store::Error> {

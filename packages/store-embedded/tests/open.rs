@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use torpor_core::log::{AppendError, SessionLog};
-use torpor_core::queue::{Lease, WorkQueue as _};
+use torpor_core::queue::{Enqueued, Lease, WorkQueue as _};
 use torpor_core::run::RunStore as _;
 use torpor_core::{Position, store};
 use torpor_store_embedded::{Options, Store, holder};
 use torpor_testkit::clock::ManualClock;
-use torpor_testkit::sample::{checkpoint, claimed, first_claimed, note, write};
+use torpor_testkit::sample::{checkpoint, claimed, created, first, first_claimed, further, keyed, note, write};
 
 fn open(dir: &Path) -> Result<Store, store::Error> {
     Store::open(dir, Options { clock: Arc::new(ManualClock::default()), ..Options::default() })
@@ -79,8 +79,8 @@ fn the_holder_of_a_folder_is_known_while_it_holds() {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let out = BufReader::new(child.stdout.take().unwrap());
-        out.lines().map(Result::unwrap).find(|line| line.contains("held")).unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        lines.find(|line| line.as_ref().unwrap().contains("held")).unwrap().unwrap();
         for _ in 0..3 {
             assert_eq!(holder(dir.path()), Some(child.id()));
         }
@@ -155,11 +155,36 @@ fn a_folder_that_cannot_be_made_is_named() {
 fn a_newer_layout_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()).unwrap());
-    database(dir.path()).execute("UPDATE meta SET value = '2' WHERE name = 'schema'", []).unwrap();
+    database(dir.path()).execute("UPDATE meta SET value = '99' WHERE name = 'schema'", []).unwrap();
     match open(dir.path()) {
-        Err(store::Error::Unreadable(e)) => assert!(e.contains("version 2") && e.contains("store.db"), "{e}"),
+        Err(store::Error::Unreadable(e)) => assert!(e.contains("version 99") && e.contains("store.db"), "{e}"),
         other => panic!("expected Unreadable, got {other:?}"),
     }
+}
+
+/// A file of the layout before is brought up to date, with everything in it.
+#[tokio::test]
+async fn an_older_layout_is_upgraded() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    let old = running(&store, "s").await.record.run_id;
+    drop(store);
+    database(dir.path())
+        .execute_batch(
+            "ALTER TABLE session DROP COLUMN first_run;
+             ALTER TABLE session DROP COLUMN first_hash;
+             ALTER TABLE session DROP COLUMN wishes;
+             DELETE FROM meta WHERE name = 'id';
+             UPDATE meta SET value = '1' WHERE name = 'schema';",
+        )
+        .unwrap();
+    let id = open(dir.path()).unwrap().id().to_owned();
+    let store = open(dir.path()).unwrap();
+    assert_eq!(store.id(), id);
+    assert_eq!(store.claim(&"w".into(), 1, Duration::ZERO).await.unwrap()[0].record.run_id, old);
+    assert!(matches!(store.enqueue(keyed(first("s"), "k", "h")).await.unwrap(), Enqueued::Conflict));
+    created(store.enqueue(further("s")).await.unwrap());
+    created(store.enqueue(keyed(first("new"), "k", "h")).await.unwrap());
 }
 
 #[test]

@@ -206,6 +206,8 @@ macro_rules! conformance {
             a_key_names_one_run_and_one_body
             keys_of_tenants_do_not_collide
             a_run_says_what_its_session_must_be
+            the_post_that_made_a_session_is_recognised
+            a_further_run_inherits_the_wishes_of_the_first
             a_run_id_is_used_once
             runs_of_a_session_are_served_in_order
             higher_priority_goes_first_then_the_oldest

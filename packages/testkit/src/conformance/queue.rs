@@ -4,13 +4,14 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use futures::future::join_all;
+use torpor_core::envelope::Spec;
 use torpor_core::log::AppendError;
 use torpor_core::outcome::Status;
 use torpor_core::queue::{Backlog, Enqueued, LeaseKey, NewRun, Release};
 use torpor_core::{Epoch, RunId, SessionKey};
 
 use super::{Fixture, soon};
-use crate::sample::{claimed, created, first, further, key, keyed, note, progress};
+use crate::sample::{claimed, created, first, first_claimed, further, key, keyed, note, progress};
 
 /// What was submitted is what is claimed.
 pub async fn a_claim_hands_over_the_accepted_run(f: Fixture) {
@@ -85,6 +86,94 @@ pub async fn a_run_says_what_its_session_must_be(f: Fixture) {
     assert!(matches!(f.enqueue(first("s")).await, Enqueued::Conflict));
     created(f.enqueue(further("s")).await);
     assert_eq!(f.queue.backlog().await.unwrap().waiting, 1);
+}
+
+/// The post that made a session is recognised by its body, whatever key it carries and whether its run has ended or
+/// not; any other first run of the session is a conflict.
+pub async fn the_post_that_made_a_session_is_recognised(f: Fixture) {
+    let new = NewRun { claim_for: Some("w".into()), ..keyed(first("s"), "k", "h") };
+    let lease = claimed(f.enqueue(new).await);
+    let run = &lease.record.run_id;
+    for round in ["running", "ended"] {
+        for again in ["k", "another key"] {
+            match f.enqueue(keyed(first("s"), again, "h")).await {
+                Enqueued::Existing(record) => assert_eq!(*record, f.record(run).await, "{round}, {again}"),
+                other => panic!("{round}, {again}: expected the first run, got {other:?}"),
+            }
+        }
+        for (name, other) in [("body", keyed(first("s"), "new key", "other")), ("no key", first("s"))] {
+            assert!(matches!(f.enqueue(other).await, Enqueued::Conflict), "{round}, {name}");
+        }
+        if round == "running" {
+            f.finish(&lease, 0).await;
+        }
+    }
+    // A further run's body is not the session's.
+    let further = created(f.enqueue(keyed(further("s"), "turn", "turn")).await);
+    assert!(matches!(f.enqueue(keyed(first("s"), "new key", "turn")).await, Enqueued::Conflict));
+    assert_eq!(f.claim_one("w").await.record.run_id, further.run_id);
+    assert_eq!(f.claim("w", 10).await.len(), 0, "nothing else was made");
+
+    // A session that was made without a hash has nothing to be recognised by.
+    f.submit("plain").await;
+    assert!(matches!(f.enqueue(keyed(first("plain"), "p", "h")).await, Enqueued::Conflict));
+}
+
+/// A further run inherits what the session's first run wished for, and only where it says nothing itself. What was
+/// merged is what is stored, claimed and shown.
+pub async fn a_further_run_inherits_the_wishes_of_the_first(f: Fixture) {
+    let with = |new: NewRun, change: fn(&mut Spec)| {
+        let mut new = new;
+        change(&mut new.spec);
+        new
+    };
+    let lease = claimed(
+        f.enqueue(with(first_claimed("s"), |spec| {
+            spec.model = Some("big".into());
+            spec.provider = Some("acme".into());
+            spec.tools = Some(vec!["read".into()]);
+            spec.budget.max_turns = Some(7);
+            spec.workspace_ref = Some("/work".into());
+            spec.metadata = Some(serde_json::json!({ "of": "the first" }));
+        }))
+        .await,
+    );
+    let wishes = lease.record.spec.wishes();
+    // What a further run says for itself changes nothing for the next.
+    let changes: [fn(&mut Spec); 3] = [
+        |_| {},
+        |spec| {
+            spec.model = Some("small".into());
+            spec.tools = Some(vec![]);
+            spec.budget.max_turns = Some(1);
+            spec.budget.max_seconds = Some(9);
+        },
+        |_| {},
+    ];
+    let mut accepted = Vec::new();
+    for change in changes {
+        let new = with(further("s"), change);
+        let mut want = new.spec.clone();
+        want.inherit(&wishes);
+        let record = created(f.enqueue(new).await);
+        assert_eq!(record.spec, want);
+        assert_eq!(f.record(&record.run_id).await, record);
+        accepted.push(record);
+    }
+    assert_eq!(accepted[0].spec.metadata, None);
+    assert_eq!((accepted[1].spec.provider.as_deref(), accepted[1].spec.budget.max_turns), (None, Some(1)));
+    f.finish(&lease, 0).await;
+    for (record, head) in accepted.into_iter().zip(1..) {
+        let lease = f.claim_one("w").await;
+        assert_eq!(lease.record.spec, record.spec);
+        f.finish(&lease, head).await;
+    }
+
+    // Sessions do not inherit from each other, and nothing comes of nothing.
+    let lease = f.running("plain").await;
+    f.finish(&lease, 0).await;
+    let plain = claimed(f.enqueue(NewRun { claim_for: Some("w".into()), ..further("plain") }).await);
+    assert_eq!(plain.record.spec, further("plain").spec);
 }
 
 /// A run id is used once.

@@ -188,8 +188,12 @@ pub async fn sweep_removes_what_has_ended_long_ago(f: Fixture) {
     assert_eq!(f.record(&young.record.run_id).await.status, Status::Done);
     assert_eq!(f.positions(&key("s")).await, [1], "the log stays");
 
-    // The key is forgotten, the session is not: the same post is a conflict, a further turn is welcome.
-    assert!(matches!(f.enqueue(keyed(first("s"), "k", "h")).await, Enqueued::Conflict));
+    // The key is forgotten, the session is not: it still knows the post that made it, and further turns are welcome.
+    for key in ["k", "another key"] {
+        assert!(matches!(f.enqueue(keyed(first("s"), key, "h")).await, Enqueued::Expired), "{key}");
+        assert!(matches!(f.enqueue(keyed(first("s"), key, "other")).await, Enqueued::Conflict), "{key}");
+    }
+    assert!(matches!(f.enqueue(first("s")).await, Enqueued::Conflict));
     let again = created(f.enqueue(keyed(further("s"), "k", "h")).await);
     assert_eq!(f.runs.latest(&key("s")).await.unwrap().unwrap().run_id, again.run_id);
     let opened = f.log.open(&key("s")).await.unwrap().unwrap();
