@@ -35,11 +35,6 @@ impl Client {
         Ok(Self { http, base })
     }
 
-    /// The server's address.
-    pub(crate) fn base(&self) -> &str {
-        &self.base
-    }
-
     pub(crate) async fn get(&self, path: &str) -> Result<Answer, Error> {
         self.call(Method::GET, path, None).await
     }
@@ -75,7 +70,7 @@ impl Answer {
             return Ok(self.body);
         }
         let text = |key: &str| self.body[key].as_str();
-        let what = text("detail").or(text("title")).unwrap_or("no explanation was given");
+        let what = text("detail").or_else(|| text("title")).unwrap_or("no explanation was given");
         let code = text("code").map(|c| format!(" [{c}]")).unwrap_or_default();
         let message = format!("{what}{code} (HTTP {})", self.status.as_u16());
         Err(match self.status.as_u16() {

@@ -158,7 +158,7 @@ impl Config {
         let data_dir = read_data_dir(&mut r);
         let lease = Duration::from_millis(r.number("TORPOR_LEASE_MS", 100, 600_000));
         let models = read_models(&mut r);
-        let model = model.unwrap_or(Ref { provider: "anthropic".into(), model: String::new() });
+        let model = model.unwrap_or_else(|| Ref { provider: "anthropic".into(), model: String::new() });
         let mut harness = torpor_harness::Settings::new(model.clone());
         let openai = models.openai.api_key.is_some() || models.openai.base_url.is_some();
         for (provider, there) in [("anthropic", true), ("openai", openai)] {
@@ -222,8 +222,9 @@ impl Config {
 }
 
 fn read_bind(r: &mut Reader<'_>) -> SocketAddr {
-    let ip =
-        r.parse("TORPOR_BIND", "an IP address", |t| t.parse::<IpAddr>().ok()).unwrap_or(IpAddr::from([127, 0, 0, 1]));
+    let ip = r
+        .parse("TORPOR_BIND", "an IP address", |t| t.parse::<IpAddr>().ok())
+        .unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
     let port = u16::try_from(r.number("PORT", 0, 65_535)).unwrap_or(0);
     if !ip.is_loopback() && !r.flag("TORPOR_INSECURE_NO_AUTH") {
         r.problem(
@@ -314,7 +315,7 @@ pub(crate) fn show(raw: &Raw) -> String {
     for s in SETTINGS {
         let (value, source) = match raw.get(s.name) {
             Some(v) if s.secret && !v.text.is_empty() => ("***".to_owned(), v.source.to_string()),
-            Some(v) => (toml_string(&v.text), v.source.to_string()),
+            Some(v) => (format!("{:?}", masked(&v.text)), v.source.to_string()),
             None => ("(unset)".to_owned(), "default".to_owned()),
         };
         let _ = writeln!(out, "{:<28} = {value}  # {source}", s.name);
@@ -328,7 +329,7 @@ pub(crate) fn show_json(raw: &Raw) -> serde_json::Value {
         .iter()
         .map(|s| {
             let v = raw.get(s.name);
-            let value = v.map(|v| if s.secret && !v.text.is_empty() { "***" } else { v.text.as_str() });
+            let value = v.map(|v| if s.secret && !v.text.is_empty() { "***".to_owned() } else { masked(&v.text) });
             let source = v.map_or_else(|| "default".to_owned(), |v| v.source.to_string());
             (s.name, serde_json::json!({"value": value, "source": source}))
         })
@@ -336,6 +337,10 @@ pub(crate) fn show_json(raw: &Raw) -> serde_json::Value {
     serde_json::json!(entries)
 }
 
-fn toml_string(s: &str) -> String {
-    format!("{s:?}")
+/// A value without the credentials that a URL may hold.
+fn masked(text: &str) -> String {
+    match (text.find("://"), text.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme < at => format!("{}***{}", &text[..scheme + 3], &text[at..]),
+        _ => text.to_owned(),
+    }
 }

@@ -148,7 +148,7 @@ async fn kill_and_resume(server: Server, stage: &Stage) -> Result<bool, Error> {
         "  {} {:.1} s after the kill: {}",
         ui::good(record["status"].as_str().unwrap_or("?")),
         died.elapsed().as_secs_f64(),
-        record["response"].as_str().or(record["message"].as_str()).unwrap_or_default().trim()
+        record["response"].as_str().or_else(|| record["message"].as_str()).unwrap_or_default().trim()
     );
     let started = stage.ledger_text().matches("started").count();
     let finished = stage.ledger_text().matches("finished").count();

@@ -69,8 +69,7 @@ async fn examine(args: &Arguments) -> Vec<Finding> {
         }
     };
     findings.push(finding("configuration", Mark::Good, "every setting is understood".to_owned()));
-    findings.push(store(&config).await);
-    findings.push(sandbox(&config).await);
+    findings.extend(store_and_sandbox(&config).await);
     findings.push(model(&config));
     findings
 }
@@ -79,31 +78,45 @@ fn finding(name: &'static str, mark: Mark, text: String) -> Finding {
     Finding { name, mark, text }
 }
 
-/// The store is opened for real, unless a server that answers has it open already.
-async fn store(config: &Config) -> Finding {
-    if let Some(url) = runtime::published_address(&config.data_dir)
-        && let Ok(client) = Client::new(&url)
-        && let Ok(answer) = client.get("/readyz").await
-    {
-        let mark = if answer.status.is_success() { Mark::Good } else { Mark::Bad };
-        return finding(
-            "store",
-            mark,
-            format!("in use by the server at {} (readyz: {})", client.base(), answer.status),
-        );
+/// Store and sandbox. They are opened for real, unless a server has them open already: then that is asked.
+async fn store_and_sandbox(config: &Config) -> [Finding; 2] {
+    if let Some(url) = runtime::published_address(&config.data_dir) {
+        return ask_server(&url).await;
     }
-    let options = torpor_store_embedded::Options::default();
-    match torpor_store_embedded::Store::open(&config.data_dir, options) {
-        Ok(_) => finding("store", Mark::Good, format!("{} opens and can be written", config.data_dir.display())),
-        Err(e) => finding("store", Mark::Bad, e.to_string()),
+    let store = torpor_store_embedded::Store::open(&config.data_dir, torpor_store_embedded::Options::default());
+    match store {
+        Ok(store) => {
+            let text = format!("{} opens and can be written", config.data_dir.display());
+            [finding("store", Mark::Good, text), sandbox(config, store.id()).await]
+        }
+        Err(e) => {
+            let untried = "not tried: its folder belongs to the store".to_owned();
+            [finding("store", Mark::Bad, e.to_string()), finding("sandbox", Mark::Note, untried)]
+        }
     }
 }
 
-async fn sandbox(config: &Config) -> Finding {
+async fn ask_server(url: &str) -> [Finding; 2] {
+    let asked = match Client::new(url) {
+        Ok(client) => client.get("/readyz").await,
+        Err(e) => Err(e),
+    };
+    let answer = match asked {
+        Ok(answer) => answer,
+        Err(e) => return ["store", "sandbox"].map(|name| finding(name, Mark::Bad, e.to_string())),
+    };
+    ["store", "sandbox"].map(|name| {
+        let check = &answer.body["checks"][name];
+        let mark = if check["ok"] == json!(true) { Mark::Good } else { Mark::Bad };
+        finding(name, mark, format!("the server at {url} says: {}", check["detail"].as_str().unwrap_or("nothing")))
+    })
+}
+
+async fn sandbox(config: &Config, store_id: &str) -> Finding {
     if config.sandbox == SandboxKind::None {
         return finding("sandbox", Mark::Note, "none is configured: runs that need tools are refused".to_owned());
     }
-    let probed = match runtime::sandbox(config) {
+    let probed = match runtime::sandbox(config, store_id) {
         Ok(Some(sandbox)) => sandbox.probe().await.map_err(|e| e.to_string()),
         Ok(None) => Err("none is configured".to_owned()),
         Err(e) => Err(format!("{e:#}")),

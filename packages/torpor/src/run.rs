@@ -23,6 +23,8 @@ use crate::{serve, telemetry};
 /// First and longest pause between two looks at a run.
 const FIRST_LOOK: Duration = Duration::from_millis(10);
 const LONGEST_LOOK: Duration = Duration::from_millis(500);
+/// How long the server that runs in this process may take to go.
+const SHORT_DRAIN: Duration = Duration::from_secs(1);
 /// Log filter of the server that runs in this process: people see the run, not its machinery.
 const QUIET: &str = "warn";
 
@@ -74,6 +76,11 @@ pub(crate) fn main(args: &Arguments) -> Result<Exit, Error> {
 async fn run(args: &Arguments) -> Result<Exit, Error> {
     let mut envelope = envelope(args)?;
     if let Some(url) = &args.url {
+        if args.workspace.as_deref().is_some_and(Path::is_relative) {
+            return Err(Error::Usage(
+                "--workspace: with --url the folder is one of the server's; give its absolute path".into(),
+            ));
+        }
         return follow(&Client::new(url)?, args, &envelope).await;
     }
     let mut overrides = Overrides::default();
@@ -84,10 +91,7 @@ async fn run(args: &Arguments) -> Result<Exit, Error> {
     }
     let config = args.sources.config(&overrides)?;
     if let Some(url) = published_address(&config.data_dir) {
-        let client = Client::new(&url)?;
-        if client.get("/health").await.is_ok() {
-            return follow(&client, args, &envelope).await;
-        }
+        return follow(&Client::new(&url)?, args, &envelope).await;
     }
     if args.run_async {
         return Err(Error::Usage("--async needs a running server: start `torpor serve`, or give --url".into()));
@@ -96,12 +100,15 @@ async fn run(args: &Arguments) -> Result<Exit, Error> {
 }
 
 /// Serves on a free loopback port for as long as the run takes.
-async fn in_process(config: Config, args: &Arguments, envelope: &Value) -> Result<Exit, Error> {
+async fn in_process(mut config: Config, args: &Arguments, envelope: &Value) -> Result<Exit, Error> {
     if let Some(remedy) = config.missing_credential() {
         return Err(Error::Usage(format!("{remedy}; or try `torpor demo`, which needs none")));
     }
     let quiet = if config.log == "info" { QUIET } else { config.log.as_str() };
     telemetry::init(quiet, config.log_json).map_err(Error::Usage)?;
+    // When the run is over, or somebody presses Ctrl-C, whatever else goes on here is handed back, not waited for.
+    config.worker.drain = Duration::ZERO;
+    config.server.drain = SHORT_DRAIN;
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen on loopback")?;
     let url = format!("http://{}", listener.local_addr().context("cannot read the listener's address")?);
     let runtime = Runtime::open(&config)?;

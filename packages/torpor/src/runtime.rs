@@ -44,7 +44,7 @@ impl Runtime {
         };
         let store = Arc::new(Store::open(&config.data_dir, options)?);
         let models = torpor_model::Models::new(&config.models).context("model settings")?;
-        let sandbox = sandbox(config)?;
+        let sandbox = sandbox(config, store.id())?;
         let deps = Deps {
             log: store.clone(),
             models: Arc::new(models),
@@ -59,7 +59,7 @@ impl Runtime {
             queue: store.clone(),
             runs: store.clone(),
             settings: Arc::new(config.harness.clone()),
-            sandboxed: sandbox.is_some(),
+            sandbox: sandbox.clone().map(|s| s as Arc<dyn SandboxTransport>),
             local: Some(Arc::new(InProcess(worker.clone()))),
             checks,
             clock,
@@ -67,9 +67,18 @@ impl Runtime {
         Ok(Self { store, worker, app, server: config.server.clone(), data_dir: config.data_dir.clone() })
     }
 
+    /// As [`Runtime::serve`], and clients on this machine find the server by the data folder.
+    pub(crate) async fn serve_publicly(
+        self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()>,
+    ) -> anyhow::Result<()> {
+        let _published = Address::publish(&self.data_dir, listener.local_addr()?);
+        self.serve(listener, shutdown).await
+    }
+
     /// Serves until `shutdown`, then drains: the server lets its requests finish and the worker its leaves.
     pub(crate) async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let address = Address::publish(&self.data_dir, listener.local_addr()?);
         let (tell, told) = watch::channel(());
         let until_told = |mut told: watch::Receiver<()>| async move {
             let _ = told.changed().await;
@@ -83,7 +92,6 @@ impl Runtime {
         };
         let (served, (), ()) = tokio::join!(server, worker, stop);
         sweeper.abort();
-        drop(address);
         served.context("the HTTP server failed")
     }
 }
@@ -99,8 +107,9 @@ async fn sweep(store: Arc<Store>) {
     }
 }
 
-/// The sandbox that the configuration asks for.
-pub(crate) fn sandbox(config: &Config) -> anyhow::Result<Option<Arc<torpor_sandbox_local::Local>>> {
+/// The sandbox that the configuration asks for. Its folder is named after the store: call ids mean something only
+/// together with the log that gave them out, so a new store never meets the journals of an old one.
+pub(crate) fn sandbox(config: &Config, store_id: &str) -> anyhow::Result<Option<Arc<torpor_sandbox_local::Local>>> {
     if config.sandbox == SandboxKind::None {
         return Ok(None);
     }
@@ -116,7 +125,7 @@ pub(crate) fn sandbox(config: &Config) -> anyhow::Result<Option<Arc<torpor_sandb
         network: config.sandbox_network,
         orphan: config.orphan,
         path: config.sandbox_path.clone(),
-        ..torpor_sandbox_local::Config::new(config.data_dir.join("hands"), program)
+        ..torpor_sandbox_local::Config::new(config.data_dir.join("hands").join(store_id), program)
     };
     Ok(Some(Arc::new(torpor_sandbox_local::Local::new(local)?)))
 }
@@ -132,11 +141,15 @@ impl torpor_server::LocalWorker for InProcess {
         self.0.id().clone()
     }
 
-    fn has_room(&self) -> bool {
-        self.0.has_room()
+    fn reserve(&self) -> Option<Box<dyn torpor_server::Room>> {
+        self.0.reserve().map(|room| Box::new(RoomHere(room)) as Box<dyn torpor_server::Room>)
     }
+}
 
-    fn take(&self, lease: Lease) {
+struct RoomHere(torpor_worker::Room);
+
+impl torpor_server::Room for RoomHere {
+    fn take(self: Box<Self>, lease: Lease) {
         self.0.take(lease);
     }
 }
@@ -180,9 +193,11 @@ impl Drop for Address {
     }
 }
 
-/// The address that a server of this data folder published, if any. It may be gone by now.
+/// The address of the server that holds this data folder right now. An address whose process does not hold the store
+/// is not trusted: after a crash its port may be somebody else's.
 pub(crate) fn published_address(data_dir: &Path) -> Option<String> {
     let text = std::fs::read_to_string(data_dir.join(ADDRESS_FILE)).ok()?;
     let json: serde_json::Value = serde_json::from_str(&text).ok()?;
-    json["url"].as_str().map(str::to_owned)
+    let holder = torpor_store_embedded::holder(data_dir).map(u64::from)?;
+    (json["pid"].as_u64() == Some(holder)).then(|| json["url"].as_str().map(str::to_owned))?
 }

@@ -3,11 +3,15 @@
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 use crate::cli::{Error, Exit};
 use crate::config::Config;
 use crate::runtime::Runtime;
 use crate::telemetry;
+
+/// Exit code of a process that was asked to stop twice.
+const IMPATIENT: i32 = 130;
 
 pub(crate) fn main(config: Config) -> Result<Exit, Error> {
     telemetry::init(&config.log, config.log_json).map_err(Error::Usage)?;
@@ -29,19 +33,31 @@ async fn serve(config: Config) -> Result<(), Error> {
     if let Some(remedy) = config.missing_credential() {
         tracing::warn!("{remedy}; runs will fail until then");
     }
-    runtime.serve(listener, told_to_stop()?).await?;
+    runtime.serve_publicly(listener, told_to_stop()?).await?;
     tracing::info!("stopped");
     Ok(())
 }
 
-/// Done when the process is asked to stop.
+/// Done when the process is asked to stop. Asked a second time it stops at once: everything is built to survive that.
 pub(crate) fn told_to_stop() -> Result<impl Future<Output = ()>, Error> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+    let (tell, told) = oneshot::channel();
+    tokio::spawn(async move {
+        let mut asked = async || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        asked().await;
+        let _ = tell.send(());
+        asked().await;
+        eprintln!("torpor: asked twice; stopping at once");
+        #[allow(clippy::disallowed_methods, reason = "whoever asks twice does not want to wait for destructors")]
+        std::process::exit(IMPATIENT);
+    });
+    Ok(async {
+        let _ = told.await;
     })
 }

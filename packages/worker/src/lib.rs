@@ -195,7 +195,7 @@ impl Worker {
     /// Gives a run up: its terminal entry first, then the note among the dead letters.
     async fn bury(&self, lease: Lease) {
         let run = lease.record.run_id.clone();
-        let reason = format!("given up after {} attempts without progress", lease.attempt - 1);
+        let reason = format!("given up after {} attempts without progress", lease.attempt.saturating_sub(1));
         tracing::error!(%run, reason, "dead letter");
         if let LeafEnd::Ended(_) = give_up(&self.0.deps, lease, reason.clone()).await
             && let Err(e) = self.0.queue.dead_letter(&run, &reason).await

@@ -52,7 +52,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     Setting::new("PORT", "8080", "Port to listen on; 0 picks a free one"),
     Setting::new("TORPOR_BIND", "127.0.0.1", "Address to listen on"),
     Setting::switch("TORPOR_INSECURE_NO_AUTH", "Allow a bind beyond loopback although no authentication is configured"),
-    Setting::unset("REDIS_URL", "Redis to share work over; unset = the embedded store"),
+    Setting::secret("REDIS_URL", "Redis to share work over; unset = the embedded store"),
     Setting::unset("TORPOR_DATA_DIR", "Embedded store, workspaces, journals [default: the user's state folder]"),
     Setting::new("TORPOR_MODEL", "anthropic/claude-opus-4-8", "`provider/model`, or `scripted:<file>`"),
     Setting::secret("ANTHROPIC_API_KEY", "Key for the Anthropic API"),

@@ -100,7 +100,13 @@ fn a_file_with_unknown_keys_or_bad_syntax_is_refused() {
 
 #[test]
 fn secrets_are_never_shown() {
-    let raw = raw(&[("ANTHROPIC_API_KEY", "sk-canary"), ("ANTHROPIC_AUTH_TOKEN", "tok-canary")], &[], None);
+    let env = [
+        ("ANTHROPIC_API_KEY", "sk-canary"),
+        ("ANTHROPIC_AUTH_TOKEN", "tok-canary"),
+        ("REDIS_URL", "redis://u:canary@h"),
+        ("ANTHROPIC_BASE_URL", "https://u:canary@h/v1"),
+    ];
+    let raw = raw(&env, &[], None);
     let shown = show(&raw) + &show_json(&raw).to_string();
     assert!(!shown.contains("canary"), "{shown}");
     assert!(shown.contains("ANTHROPIC_API_KEY"));
