@@ -119,7 +119,7 @@ async fn sandbox(config: &Config, store_id: &str) -> Finding {
     let probed = match runtime::sandbox(config, store_id) {
         Ok(Some(sandbox)) => sandbox.probe().await.map_err(|e| e.to_string()),
         Ok(None) => Err("none is configured".to_owned()),
-        Err(e) => Err(format!("{e:#}")),
+        Err(e) => Err(e.to_string()),
     };
     match probed {
         Ok(text) => finding("sandbox", Mark::Good, text),

@@ -14,10 +14,12 @@ use torpor_core::id::WorkerId;
 use torpor_core::queue::Lease;
 use torpor_core::run::RunStore;
 use torpor_core::sandbox::SandboxTransport;
+use torpor_core::store;
 use torpor_harness::Deps;
 use torpor_store_embedded::Store;
 use torpor_worker::Worker;
 
+use crate::cli::Error;
 use crate::config::{Config, Confinement, SandboxKind};
 
 /// How often expired records are looked for.
@@ -35,14 +37,17 @@ pub(crate) struct Runtime {
 impl Runtime {
     /// Opens the store and puts the parts together. Nothing is connected to yet: models and hands come up with the
     /// first call that needs them.
-    pub(crate) fn open(config: &Config) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the data folder is in use, or commands cannot be confined on this machine.
+    pub(crate) fn open(config: &Config) -> Result<Self, Error> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let options = torpor_store_embedded::Options {
             lease: config.worker.lease,
             result_ttl: config.result_ttl,
             clock: clock.clone(),
         };
-        let store = Arc::new(Store::open(&config.data_dir, options)?);
+        let store = Arc::new(Store::open(&config.data_dir, options).map_err(|e| not_opened(&e))?);
         let models = torpor_model::Models::new(&config.models).context("model settings")?;
         let sandbox = sandbox(config, store.id())?;
         let deps = Deps {
@@ -67,14 +72,9 @@ impl Runtime {
         Ok(Self { store, worker, app, server: config.server.clone(), data_dir: config.data_dir.clone() })
     }
 
-    /// As [`Runtime::serve`], and clients on this machine find the server by the data folder.
-    pub(crate) async fn serve_publicly(
-        self,
-        listener: TcpListener,
-        shutdown: impl Future<Output = ()>,
-    ) -> anyhow::Result<()> {
-        let _published = Address::publish(&self.data_dir, listener.local_addr()?);
-        self.serve(listener, shutdown).await
+    /// Lets clients on this machine find the server by its data folder, for as long as the answer lives.
+    pub(crate) fn publish(&self, address: SocketAddr) -> Published {
+        Published::write(&self.data_dir, address)
     }
 
     /// Serves until `shutdown`, then drains: the server lets its requests finish and the worker its leaves.
@@ -109,7 +109,7 @@ async fn sweep(store: Arc<Store>) {
 
 /// The sandbox that the configuration asks for. Its folder is named after the store: call ids mean something only
 /// together with the log that gave them out, so a new store never meets the journals of an old one.
-pub(crate) fn sandbox(config: &Config, store_id: &str) -> anyhow::Result<Option<Arc<torpor_sandbox_local::Local>>> {
+pub(crate) fn sandbox(config: &Config, store_id: &str) -> Result<Option<Arc<torpor_sandbox_local::Local>>, Error> {
     if config.sandbox == SandboxKind::None {
         return Ok(None);
     }
@@ -127,7 +127,18 @@ pub(crate) fn sandbox(config: &Config, store_id: &str) -> anyhow::Result<Option<
         path: config.sandbox_path.clone(),
         ..torpor_sandbox_local::Config::new(config.data_dir.join("hands").join(store_id), program)
     };
-    Ok(Some(Arc::new(torpor_sandbox_local::Local::new(local)?)))
+    match torpor_sandbox_local::Local::new(local) {
+        Ok(local) => Ok(Some(Arc::new(local))),
+        Err(e) => Err(Error::Unavailable(e.to_string())),
+    }
+}
+
+fn not_opened(e: &store::Error) -> Error {
+    if e.is_retryable() {
+        Error::Unavailable(format!("{e}; wait for it, or start `torpor serve` once and let all clients use it"))
+    } else {
+        Error::Other(anyhow::anyhow!("{e}"))
+    }
 }
 
 fn host_name() -> String {
@@ -172,12 +183,12 @@ impl torpor_server::Check for SandboxCheck {
 }
 
 /// Where a running server can be found by the commands that share its data folder: a file beside the store.
-struct Address(PathBuf);
+pub(crate) struct Published(PathBuf);
 
 const ADDRESS_FILE: &str = "serve.json";
 
-impl Address {
-    fn publish(data_dir: &Path, address: SocketAddr) -> Self {
+impl Published {
+    fn write(data_dir: &Path, address: SocketAddr) -> Self {
         let path = data_dir.join(ADDRESS_FILE);
         let json = serde_json::json!({"url": format!("http://{address}"), "pid": std::process::id()});
         if let Err(e) = std::fs::write(&path, json.to_string()) {
@@ -187,7 +198,7 @@ impl Address {
     }
 }
 
-impl Drop for Address {
+impl Drop for Published {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
     }

@@ -28,12 +28,13 @@ async fn serve(config: Config) -> Result<(), Error> {
         .map_err(|e| Error::Unavailable(format!("cannot listen on {}: {e}", config.bind)))?;
     let address = listener.local_addr().context("cannot read the listener's address")?;
     let runtime = Runtime::open(&config)?;
+    let _published = runtime.publish(address);
     println!("torpor is listening on http://{address}");
     tracing::info!(model = %config.model, data = %config.data_dir.display(), "ready");
     if let Some(remedy) = config.missing_credential() {
         tracing::warn!("{remedy}; runs will fail until then");
     }
-    runtime.serve_publicly(listener, told_to_stop()?).await?;
+    runtime.serve(listener, told_to_stop()?).await?;
     tracing::info!("stopped");
     Ok(())
 }

@@ -177,7 +177,7 @@ async fn one_data_folder_has_one_server_and_clients_find_it() {
     let world = World::new().await;
     let server = world.serve().await;
     let second = world.run(&["serve"]).await;
-    assert_eq!(second.status.code(), Some(70));
+    assert_eq!(second.status.code(), Some(69));
     let message = out(&second.stderr);
     assert!(
         message.contains(&world.data().display().to_string()) && message.contains(&server.pid().to_string()),
@@ -187,6 +187,49 @@ async fn one_data_folder_has_one_server_and_clients_find_it() {
     assert_eq!(found.status.code(), Some(0), "{}", out(&found.stderr));
     let record: Value = serde_json::from_slice(&found.stdout).unwrap();
     assert_eq!(server.get(&format!("/runs/{}", record["runId"].as_str().unwrap())).await.body["status"], json!("done"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_a_dead_server_left_behind_is_not_trusted() {
+    let world = World::new().await;
+    let server = world.serve().await;
+    server.kill().await;
+    let left_behind = world.data().join("serve.json");
+    assert!(left_behind.exists());
+    let stranger = json!({"url": world.model.base_url(), "pid": std::process::id()});
+    std::fs::write(&left_behind, stranger.to_string()).unwrap();
+    let done = world.run(&["run", "hello", "--json"]).await;
+    assert_eq!(done.status.code(), Some(0), "{}", out(&done.stderr));
+    assert_eq!(world.model.requests(), 1, "only as the model, not as the server");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_store_never_meets_the_calls_of_an_old_one() {
+    let world = World::new().await;
+    for word in ["old", "new"] {
+        let server = world.serve().await;
+        let mut envelope = world.prompt(&format!("{};text", bash(&format!("echo {word} >> words"))));
+        envelope["sessionId"] = json!("same");
+        assert_eq!(server.post("/runs", &envelope).await.body["status"], json!("done"));
+        server.kill().await;
+        for file in ["store.db", "store.db-wal", "store.db-shm"] {
+            let _ = std::fs::remove_file(world.data().join(file));
+        }
+    }
+    assert_eq!((world.count("words", "old"), world.count("words", "new")), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrency_holds_for_synchronous_runs_too() {
+    let mut world = World::new().await;
+    world.env("TORPOR_CONCURRENCY", "2");
+    let server = world.serve().await;
+    let posts = (0..12).map(|n| {
+        let server = &server;
+        async move { server.post("/runs", &json!({"prompt": format!("{n} [[s:delay=100;text]]")})).await }
+    });
+    assert!(join_all(posts).await.iter().all(|a| a.body["status"] == json!("done")));
+    assert!(world.model.stats().max_open <= 2, "{:?}", world.model.stats());
 }
 
 #[tokio::test(flavor = "multi_thread")]
