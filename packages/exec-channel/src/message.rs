@@ -191,6 +191,8 @@ pub enum Code {
     NotOpen,
     /// Attach to a call that is not known.
     UnknownCall,
+    /// The call's id was used before, for another tool or other arguments.
+    Conflict,
     /// The request makes no sense or is not allowed.
     Invalid,
     /// Too many of something; asking again later may help.

@@ -14,7 +14,9 @@ impl From<Error> for sandbox::Error {
     fn from(e: Error) -> Self {
         match e {
             Error::Fenced { mine, current } => Self::Fenced { mine, current },
-            Error::Refused(r) if matches!(r.code, Code::Invalid | Code::UnknownCall | Code::NotOpen) => {
+            Error::Refused(r)
+                if matches!(r.code, Code::Invalid | Code::UnknownCall | Code::NotOpen | Code::Conflict) =>
+            {
                 Self::Refused(r.message)
             }
             other => Self::None(other.to_string()),

@@ -49,6 +49,8 @@ pub(crate) enum Record {
         incarnation: String,
         /// Tool name.
         tool: String,
+        /// Stands for tool and arguments: who asks for this position with another one does not mean this call.
+        digest: String,
     },
     /// A call is over.
     Ended {
@@ -80,9 +82,25 @@ pub(crate) enum Known {
     Open {
         /// By this start of the hands.
         incarnation: String,
+        /// What was asked for.
+        digest: String,
     },
-    /// Over; the record stands there.
-    Ended(Place),
+    /// Over.
+    Ended {
+        /// Where the record stands.
+        place: Place,
+        /// What was asked for.
+        digest: String,
+    },
+}
+
+impl Known {
+    /// What was asked for.
+    pub(crate) fn digest(&self) -> &str {
+        match self {
+            Self::Open { digest, .. } | Self::Ended { digest, .. } => digest,
+        }
+    }
 }
 
 /// What a journal says when it is loaded.
@@ -188,34 +206,37 @@ fn encode(record: &Record) -> io::Result<Vec<u8>> {
     Ok(line)
 }
 
-fn decode(line: &[u8]) -> Option<Record> {
+/// The JSON of a line whose checksum is right.
+fn intact(line: &[u8]) -> Option<&[u8]> {
     let (sum, json) = line.split_at_checked(SUM)?;
-    if sum[SUM - 1] != b' ' || sum[..SUM - 1] != *checksum(json).as_bytes() {
-        return None;
-    }
-    serde_json::from_slice(json).ok()
+    (sum[SUM - 1] == b' ' && sum[..SUM - 1] == *checksum(json).as_bytes()).then_some(json)
 }
 
-/// What the records say and where the good part ends; the offset of the damage if a synced record follows it.
+/// What the records say and where the good part ends; the offset of the damage if a synced record follows it, or of a
+/// record that is whole and makes no sense.
 fn replay(bytes: &[u8]) -> Result<(Past, u64), usize> {
     let (mut past, mut at) = (Past::default(), 0);
     while let Some(n) = bytes[at..].iter().position(|b| *b == b'\n') {
-        let Some(record) = decode(&bytes[at..at + n]) else { break };
+        let Some(json) = intact(&bytes[at..at + n]) else { break };
+        // Whole, and yet not understood: it was not torn, another version wrote it.
+        let record = serde_json::from_slice(json).map_err(|_| at)?;
         let place = Place { at: (at + SUM) as u64, len: n - SUM };
         match record {
             Record::Opened { workspace } => past.opened = Some(workspace),
             Record::Fence { epoch } => past.fence = past.fence.max(epoch),
-            Record::Accepted { position, incarnation, .. } => {
-                past.calls.insert(position, Known::Open { incarnation });
+            Record::Accepted { position, incarnation, digest, .. } => {
+                past.calls.insert(position, Known::Open { incarnation, digest });
             }
             Record::Ended { position, .. } => {
-                past.calls.insert(position, Known::Ended(place));
+                let Some(known) = past.calls.get_mut(&position) else { return Err(at) };
+                *known = Known::Ended { place, digest: known.digest().to_owned() };
             }
         }
         at += n + 1;
     }
     let damaged = &bytes[at..];
-    if damaged.split(|b| *b == b'\n').skip(1).filter_map(decode).any(|r| r.is_synced()) {
+    let unsynced = |json: &[u8]| serde_json::from_slice(json).is_ok_and(|r: Record| !r.is_synced());
+    if !damaged.split(|b| *b == b'\n').skip(1).filter_map(intact).all(unsynced) {
         return Err(at);
     }
     Ok((past, at as u64))
@@ -238,10 +259,19 @@ mod tests {
         vec![
             Record::Opened { workspace: None },
             Record::Fence { epoch: Epoch(3) },
-            Record::Accepted { position: 7, epoch: Epoch(3), incarnation: "i".into(), tool: "bash".into() },
+            accepted(7),
             Record::Ended { position: 7, ended },
-            Record::Accepted { position: 9, epoch: Epoch(3), incarnation: "i".into(), tool: "bash".into() },
+            accepted(9),
         ]
+    }
+
+    fn accepted(position: u64) -> Record {
+        let (epoch, incarnation, tool) = (Epoch(3), "i".into(), "bash".into());
+        Record::Accepted { position, epoch, incarnation, tool, digest: format!("d{position}") }
+    }
+
+    fn open(position: u64) -> Known {
+        Known::Open { incarnation: "i".into(), digest: format!("d{position}") }
     }
 
     fn file() -> Vec<u8> {
@@ -259,8 +289,9 @@ mod tests {
         }
         let (again, past) = Journal::load(&path).unwrap();
         assert_eq!((past.opened, past.fence), (Some(None), Epoch(3)));
-        assert_eq!(past.calls[&9], Known::Open { incarnation: "i".into() });
-        let Known::Ended(place) = past.calls[&7] else { panic!("7 has ended") };
+        assert_eq!(past.calls[&9], open(9));
+        let Known::Ended { place, digest } = past.calls[&7].clone() else { panic!("7 has ended") };
+        assert_eq!(digest, "d7");
         assert_eq!(again.ended(place).unwrap().exit, Exit::Code(0));
     }
 
@@ -286,12 +317,20 @@ mod tests {
     }
 
     #[test]
+    fn whole_records_that_make_no_sense_are_refused_and_not_cut_off() {
+        let line = |json: &str| format!("{} {json}\n", checksum(json.as_bytes())).into_bytes();
+        for strange in [line(r#"{"later":{}}"#), encode(&records()[3]).unwrap()] {
+            assert_eq!(replay(&strange).unwrap_err(), 0);
+        }
+    }
+
+    #[test]
     fn ends_that_were_not_synced_yet_may_be_lost_in_any_order() {
         let line = |r: &Record| encode(r).unwrap();
         let records = records();
         let synced: Vec<u8> = records[..3].iter().flat_map(line).collect();
         let torn = vec![0; 70];
         let (past, len) = replay(&[&synced[..], &torn, b"\n", &line(&records[3])].concat()).unwrap();
-        assert_eq!((past.calls[&7].clone(), len), (Known::Open { incarnation: "i".into() }, synced.len() as u64));
+        assert_eq!((past.calls[&7].clone(), len), (open(7), synced.len() as u64));
     }
 }

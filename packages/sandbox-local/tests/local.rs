@@ -13,6 +13,8 @@ use torpor_core::{CallId, Epoch, Position, SessionKey};
 use torpor_hands::Level;
 use torpor_sandbox_local::{Config, Local};
 
+/// A command that takes until it is told to go on.
+const SLOW: &str = "touch begun; while [ ! -e go ]; do sleep 0.01; done; echo x >> runs; cat runs";
 /// First argument that makes this program a brain which waits to be killed.
 const BRAIN: &str = "a-brain";
 
@@ -103,8 +105,7 @@ fn brain(dir: &Path) {
         let local = Local::new(config(dir)).unwrap();
         let sandbox = open(&local, 1).await;
         let us = sandbox.identity().clone();
-        let slow =
-            bash(&*sandbox, 1, &us, "touch begun; while [ ! -e go ]; do sleep 0.01; done; echo x >> runs; cat runs");
+        let slow = bash(&*sandbox, 1, &us, SLOW);
         let begun = async {
             let mut position = 10;
             loop {
@@ -135,7 +136,7 @@ async fn killing_the_brain_harms_nothing() {
     let us = next.identity().clone();
     assert_eq!(us.incarnation, line.trim());
     assert_eq!(bash(&*next, 100, &us, "touch go").await, finished("(no output)"));
-    assert_eq!(bash(&*next, 1, &us, "not what was asked for").await, finished("x"));
+    assert_eq!(bash(&*next, 1, &us, SLOW).await, finished("x"));
 }
 
 async fn what_is_not_allowed_is_refused() {

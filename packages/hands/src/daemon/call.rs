@@ -31,6 +31,7 @@ pub(super) fn has_effects(tool: &str) -> bool {
 /// See the module's page.
 pub(super) struct Call {
     request: Request,
+    digest: String,
     output: watch::Sender<Option<Arc<Output>>>,
     ended: watch::Sender<Option<Arc<Ended>>>,
     cancelled: watch::Sender<bool>,
@@ -50,10 +51,11 @@ impl Drop for Watching {
 }
 
 impl Call {
-    pub(super) fn new(request: Request, input: Option<bash::Input>) -> Self {
+    pub(super) fn new(request: Request, digest: String, input: Option<bash::Input>) -> Self {
         Self {
             input: Mutex::new(input),
             request,
+            digest,
             output: watch::Sender::new(None),
             ended: watch::Sender::new(None),
             cancelled: watch::Sender::new(false),
@@ -64,6 +66,11 @@ impl Call {
 
     pub(super) fn position(&self) -> u64 {
         self.request.id.position.0
+    }
+
+    /// Stands for tool and arguments.
+    pub(super) fn digest(&self) -> &str {
+        &self.digest
     }
 
     pub(super) fn tool(&self) -> &str {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use torpor_core::Epoch;
+use torpor_core::envelope::canonical_hash;
 use torpor_exec_channel::message::{Call as Request, Code, Ended, Exit, Extent, Opened, Refused, State};
 
 use super::bash::Input;
@@ -124,6 +125,18 @@ impl Session {
         let mut inner = self.lock().await;
         self.raise(&mut inner, request.epoch).await?;
         let position = request.id.position.0;
+        let digest = canonical_hash(&serde_json::json!([request.tool, request.input]));
+        let before = inner.live.get(&position).map(|c| c.digest());
+        if let Some(before) = before.or_else(|| inner.past.get(&position).map(Known::digest))
+            && before != digest
+        {
+            let session = &request.id.session;
+            let why = format!(
+                "call {session}/{position} was used before, for another command: neither is its result this one's, \
+                 nor is this one run. The hands' journal belongs to another log of this session"
+            );
+            return Err(refuse(Code::Conflict, why));
+        }
         if let Some(found) = self.find(&inner, position)? {
             return Ok(found);
         }
@@ -142,11 +155,12 @@ impl Session {
                 epoch: request.epoch,
                 incarnation: ours.clone(),
                 tool: request.tool.clone(),
+                digest: digest.clone(),
             };
             inner.journal.append(&accepted).await.map_err(failed("write the journal"))?;
-            inner.past.insert(position, Known::Open { incarnation: ours.clone() });
+            inner.past.insert(position, Known::Open { incarnation: ours.clone(), digest: digest.clone() });
         }
-        let call = Arc::new(Call::new(request, input));
+        let call = Arc::new(Call::new(request, digest, input));
         inner.live.insert(position, call.clone());
         drop(inner);
         self.running.fetch_add(1, Ordering::Relaxed);
@@ -175,7 +189,7 @@ impl Session {
         }
         Ok(match inner.past.get(&position) {
             None => State::Unknown,
-            Some(Known::Ended(_)) => State::Ended,
+            Some(Known::Ended { .. }) => State::Ended,
             Some(Known::Open { .. }) => State::Lost,
         })
     }
@@ -218,11 +232,11 @@ impl Session {
         }
         Ok(match inner.past.get(&position) {
             None => None,
-            Some(Known::Ended(place)) => {
+            Some(Known::Ended { place, .. }) => {
                 let ended = inner.journal.ended(*place).map_err(failed("read the journal"))?;
                 Some(Attached::Over(Box::new(ended)))
             }
-            Some(Known::Open { incarnation }) => {
+            Some(Known::Open { incarnation, .. }) => {
                 let why = format!("the hands ended while the call was running (they were {incarnation})");
                 Some(Attached::Over(Box::new(lost(why))))
             }
@@ -236,7 +250,7 @@ impl Session {
         if call::has_effects(call.tool()) {
             match inner.journal.append(&Record::Ended { position, ended: ended.clone() }).await {
                 Ok(place) => {
-                    inner.past.insert(position, Known::Ended(place));
+                    inner.past.insert(position, Known::Ended { place, digest: call.digest().to_owned() });
                 }
                 // Its end is told to those who wait now, and later ones learn that it is not known: never a second run.
                 Err(e) => eprintln!("torpor-hands: journal: the end of call {position}: {e}"),

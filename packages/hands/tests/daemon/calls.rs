@@ -3,10 +3,11 @@
 use std::process::Stdio;
 
 use serde_json::json;
-use torpor_exec_channel::message::Exit;
-use torpor_exec_channel::{Client, Dial, Error, Stream};
+use torpor_core::sandbox::{self, Sandbox};
+use torpor_exec_channel::message::{Code, Exit};
+use torpor_exec_channel::{Client, Dial, Error, Session, Stream};
 
-use crate::support::{Daemon, SESSION, bash, call, ok, open, options, text};
+use crate::support::{Daemon, SESSION, bash, call, id, ok, open, options, text};
 
 #[tokio::test]
 async fn commands_and_tools_share_a_workspace() {
@@ -90,4 +91,40 @@ async fn requests_that_make_no_sense_are_refused_by_name() {
         let refused = open(&daemon.client(), bad, 1).await.unwrap_err().to_string();
         assert!(refused.contains("32 hexadecimal digits"), "{refused}");
     }
+}
+
+#[tokio::test]
+async fn an_id_that_was_used_for_another_command_is_refused_and_nothing_runs() {
+    let mut daemon = Daemon::start();
+    let session = daemon.open(1).await;
+    let begun = json!({ "command": "touch begun; while [ ! -e go ]; do sleep 0.01; done", "timeout": 60 });
+    let exec = session.exec_stream(id(&session, 1), "bash", begun.clone(), 0).await.unwrap();
+    assert_eq!(ok(&session, 2, "while [ ! -e begun ]; do sleep 0.01; done; echo two").await, "two");
+    let refused = async |session: &Session, position, tool: &str, input: serde_json::Value| {
+        let incarnation = session.identity().incarnation.clone();
+        match session.call(id(session, position), incarnation, tool.into(), input).await {
+            Err(Error::Refused(r)) if r.code == Code::Conflict => r.message,
+            other => panic!("expected a conflict, got {other:?}"),
+        }
+    };
+    // While it runs, once it is over, and when only the journal knows it.
+    let why = refused(&session, 1, "bash", json!({ "command": "touch other" })).await;
+    assert!(why.contains(&format!("{SESSION}/1 was used before")), "{why}");
+    ok(&session, 3, "touch go").await;
+    drop(exec);
+    assert_eq!(call(&session, 1, "bash", begun.clone()).await.exit, Exit::Code(0));
+    refused(&session, 2, "bash", json!({ "command": "touch other" })).await;
+    refused(&session, 2, "write", json!({ "path": "other", "content": "x" })).await;
+    daemon.restart();
+    let session = daemon.open(2).await;
+    refused(&session, 2, "bash", json!({ "command": "touch other" })).await;
+    assert_eq!(ok(&session, 4, "ls").await, "begun\ngo");
+    // The order of the arguments is not what makes them other ones.
+    let swapped: serde_json::Value =
+        serde_json::from_str(&format!(r#"{{"timeout":60,"command":{}}}"#, begun["command"])).unwrap();
+    assert_eq!(call(&session, 1, "bash", swapped).await.exit, Exit::Code(0));
+    let incarnation = session.identity().incarnation.clone();
+    let seam = sandbox::Call { id: id(&session, 2), incarnation, tool: "bash".into(), input: json!({}) };
+    let refused = Sandbox::call(&session, seam).await;
+    assert!(matches!(&refused, Err(sandbox::Error::Refused(why)) if why.contains("used before")), "{refused:?}");
 }

@@ -109,7 +109,7 @@ async fn one_call_id_runs_once_however_often_it_is_sent() {
     for call in calls {
         assert_eq!(call.await.unwrap(), "1");
     }
-    assert_eq!(bash(&session, 1, "something else").await, "1");
+    assert_eq!(bash(&session, 1, command).await, "1");
     assert_eq!(ok(&session, 2, "cat counter").await, "x");
 }
 
