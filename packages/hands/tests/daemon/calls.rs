@@ -97,7 +97,8 @@ async fn requests_that_make_no_sense_are_refused_by_name() {
 async fn an_id_that_was_used_for_another_command_is_refused_and_nothing_runs() {
     let mut daemon = Daemon::start();
     let session = daemon.open(1).await;
-    let begun = json!({ "command": "touch begun; while [ ! -e go ]; do sleep 0.01; done", "timeout": 60 });
+    let begun =
+        json!({ "command": "touch begun; while [ ! -e go ]; do sleep 0.01; done", "timeout": 60.608_024_753_191_43 });
     let exec = session.exec_stream(id(&session, 1), "bash", begun.clone(), 0).await.unwrap();
     assert_eq!(ok(&session, 2, "while [ ! -e begun ]; do sleep 0.01; done; echo two").await, "two");
     let refused = async |session: &Session, position, tool: &str, input: serde_json::Value| {
@@ -119,9 +120,9 @@ async fn an_id_that_was_used_for_another_command_is_refused_and_nothing_runs() {
     let session = daemon.open(2).await;
     refused(&session, 2, "bash", json!({ "command": "touch other" })).await;
     assert_eq!(ok(&session, 4, "ls").await, "begun\ngo");
-    // The order of the arguments is not what makes them other ones.
-    let swapped: serde_json::Value =
-        serde_json::from_str(&format!(r#"{{"timeout":60,"command":{}}}"#, begun["command"])).unwrap();
+    // Neither the order of the arguments nor a number's way through several texts makes them other ones.
+    let swapped = format!(r#"{{"timeout":{},"command":{}}}"#, begun["timeout"], begun["command"]);
+    let swapped = serde_json::from_str(&swapped).unwrap();
     assert_eq!(call(&session, 1, "bash", swapped).await.exit, Exit::Code(0));
     let incarnation = session.identity().incarnation.clone();
     let seam = sandbox::Call { id: id(&session, 2), incarnation, tool: "bash".into(), input: json!({}) };
