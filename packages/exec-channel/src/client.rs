@@ -3,7 +3,7 @@
 //! Owns: when to dial, how long to try, and the re-sending that makes a broken channel harmless (a call that is sent
 //! again attaches, because the hands know its id). Must not know: where byte streams come from.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Mutex;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use torpor_core::sandbox::Identity;
 use torpor_core::{CallId, Epoch};
@@ -87,9 +87,21 @@ pub type Source = Arc<Client>;
 
 /// See the module's page.
 pub struct Client {
-    dial: Box<dyn Dial>,
+    dial: Arc<dyn Dial>,
     options: Options,
-    current: Mutex<Option<Arc<Connection>>>,
+    current: Mutex<Option<Attempt>>,
+}
+
+/// What comes of trying for a connection, for everybody who waits for it.
+type Attempt = watch::Receiver<Option<Result<Arc<Connection>, Error>>>;
+
+/// Whether an attempt is worth joining: it is under way, or it gave a connection that still works.
+fn is_useful(attempt: &Attempt) -> bool {
+    match &*attempt.borrow() {
+        None => attempt.has_changed().is_ok(), // an error: whoever tried is gone
+        Some(Ok(connection)) => !connection.is_dead(),
+        Some(Err(_)) => false,
+    }
 }
 
 impl std::fmt::Debug for Client {
@@ -102,7 +114,7 @@ impl Client {
     /// A client that has not dialled yet.
     #[must_use]
     pub fn new(dial: impl Dial, options: Options) -> Source {
-        Arc::new(Self { dial: Box::new(dial), options, current: Mutex::new(None) })
+        Arc::new(Self { dial: Arc::new(dial), options, current: Mutex::new(None) })
     }
 
     /// Who answers now. Dials when there is no connection.
@@ -125,25 +137,32 @@ impl Client {
         Ok(Session { client: self.clone(), digest: open.session, epoch, identity, workdir: opened.workdir })
     }
 
+    /// The connection; tries for one where there is none. All who ask meanwhile share one attempt and what comes of
+    /// it, and it goes on when one of them gives up. Cancellation safe.
     async fn connection(&self) -> Result<Arc<Connection>, Error> {
-        let mut current = self.current.lock().await;
-        if let Some(c) = current.as_ref().filter(|c| !c.is_dead()) {
-            return Ok(c.clone());
-        }
-        *current = None;
-        let (until, mut pause) = (Instant::now() + self.options.patience, FIRST_PAUSE);
-        loop {
-            let tried = match self.dial.dial().await {
-                Ok(stream) => Connection::start(stream, &self.options).await,
-                Err(e) => Err(e),
-            };
-            match tried {
-                Ok(c) => return Ok(current.insert(Arc::new(c)).clone()),
-                Err(Error::Unreachable(_)) if Instant::now() + pause < until => sleep(pause).await,
-                Err(e) => return Err(e),
+        let mut attempt = {
+            let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+            match current.as_ref().filter(|a| is_useful(a)) {
+                Some(attempt) => attempt.clone(),
+                None => current.insert(self.attempt()).clone(),
             }
-            pause = (pause * 2).min(LAST_PAUSE);
-        }
+        };
+        let gone = || Err(Error::Unreachable("the attempt to reach the hands was broken off".into()));
+        let tried = attempt.wait_for(Option::is_some).await;
+        tried.map_or_else(|_| gone(), |tried| tried.clone().unwrap_or_else(gone))
+    }
+
+    /// Begins to try, in a task of its own, which ends with the client.
+    fn attempt(&self) -> Attempt {
+        let (tell, attempt) = watch::channel(None);
+        let (dial, options) = (self.dial.clone(), self.options.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                tried = connect(&*dial, &options) => drop(tell.send(Some(tried.map(Arc::new)))),
+                () = tell.closed() => {}
+            }
+        });
+        attempt
     }
 
     /// Sends a request, again on a fresh connection if one breaks.
@@ -179,6 +198,22 @@ impl Client {
             }
             count_break(&mut breaks)?;
         }
+    }
+}
+
+/// Dials until there is a connection, as long as that may help.
+async fn connect(dial: &dyn Dial, options: &Options) -> Result<Connection, Error> {
+    let (until, mut pause) = (Instant::now() + options.patience, FIRST_PAUSE);
+    loop {
+        let tried = match dial.dial().await {
+            Ok(stream) => Connection::start(stream, options).await,
+            Err(e) => Err(e),
+        };
+        match tried {
+            Err(Error::Unreachable(_)) if Instant::now() + pause < until => sleep(pause).await,
+            done => return done,
+        }
+        pause = (pause * 2).min(LAST_PAUSE);
     }
 }
 

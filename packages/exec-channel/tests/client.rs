@@ -1,7 +1,8 @@
 //! The client against hands that misbehave.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests
 
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -183,4 +184,50 @@ async fn silent_hands_are_asked_and_then_given_up() {
     };
     let (_peer, result) = tokio::join!(hands, brain);
     assert!(matches!(result, Err(Error::Unreachable(_))), "{result:?}");
+}
+
+/// Takes its time for every attempt, counts them, and reaches nobody.
+struct Nobody(Arc<AtomicU32>);
+
+#[async_trait]
+impl Dial for Nobody {
+    async fn dial(&self) -> Result<Box<dyn Stream>, Error> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Err(Error::Unreachable("nobody there".into()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_who_wait_share_one_attempt_and_its_failure() {
+    let patience = Duration::from_secs(15);
+    let options = Options { program: "test".into(), name: "test".into(), patience, settings: None };
+    let dials = Arc::new(AtomicU32::new(0));
+    let client = Client::new(Nobody(dials.clone()), options);
+    let begun = tokio::time::Instant::now();
+    let wait = || {
+        let client = client.clone();
+        tokio::spawn(async move { client.hands().await })
+    };
+    let (gives_up, waiting) = (wait(), [wait(), wait(), wait(), wait()]);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    gives_up.abort(); // it came first: the others' attempt must not end with it
+    for waiter in waiting {
+        assert!(matches!(waiter.await.unwrap(), Err(Error::Unreachable(_))));
+        assert!(begun.elapsed() <= patience + Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
+    let together = dials.load(Ordering::Relaxed);
+    assert!(together <= 15, "{together} dials, one after the other, took {patience:?}");
+    // Who comes after the failure is not told the old one.
+    assert!(wait().await.unwrap().is_err());
+    assert!(dials.load(Ordering::Relaxed) > together);
+    // And nobody goes on trying for a client that is gone.
+    let last = wait();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    last.abort();
+    drop(client);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let after = dials.load(Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(dials.load(Ordering::Relaxed), after);
 }
