@@ -1,4 +1,4 @@
-//! The session log: appending, settling a run with its last entry, and reading.
+//! The session log: appending and reading.
 
 use rusqlite::{Connection, OptionalExtension, params};
 use torpor_core::entry::{self, Body, Entry, SCHEMA};
@@ -7,6 +7,7 @@ use torpor_core::{Epoch, Position, RunId, SessionKey, Timestamp, store};
 
 use crate::fault::Fault;
 use crate::record::{number, sql, text};
+use crate::settle;
 use crate::writer::Batch;
 
 /// Largest append, in bytes of its bodies together.
@@ -94,7 +95,7 @@ pub(crate) fn append(b: &mut Batch<'_>, encoded: &Encoded) -> Result<Result<Posi
         .prepare_cached("UPDATE session SET head = ?2, resume_from = ?3, progressed = ?4 WHERE id = ?1")?
         .execute(params![session.id, sql(head.0), sql(effects.resume_from.0), effects.progressed])?;
     if let Some((run, status, position)) = effects.ended {
-        settle(b, session.id, run, status, position)?;
+        settle::ended(b, session.id, run, status, position)?;
     }
     Ok(Ok(head))
 }
@@ -167,45 +168,6 @@ fn store_entries(conn: &Connection, session: &Session, append: &Append, bodies: 
         let (epoch, at) = (sql(append.epoch.0), sql(append.at.0));
         insert.execute(params![session.id, sql(position), epoch, at, SCHEMA, write_id.take(), body])?;
     }
-    Ok(())
-}
-
-/// A run ended: record, queue entry, lease and the session's next run change with the entry that says so.
-fn settle(b: &mut Batch<'_>, session: i64, run: &RunId, status: &str, at: Position) -> Result<(), Fault> {
-    let now = b.now();
-    let row: i64 =
-        b.conn.prepare_cached("SELECT id FROM run WHERE run_id = ?1")?.query_row([run.as_str()], |r| r.get(0))?;
-    b.conn
-        .prepare_cached(
-            "UPDATE run SET status = ?2, ended_ms = ?3, ended_position = ?4, version = version + 1 WHERE id = ?1",
-        )?
-        .execute(params![row, status, sql(now), sql(at.0)])?;
-    b.conn.prepare_cached("DELETE FROM queue WHERE run = ?1")?.execute([row])?;
-    let next: Option<(i64, i64, String)> = b
-        .conn
-        .prepare_cached(
-            "SELECT q.run, q.due_ms, r.run_id FROM queue q JOIN run r ON r.id = q.run \
-             WHERE q.session = ?1 AND q.state = 'blocked' ORDER BY q.run LIMIT 1",
-        )?
-        .query_row([session], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
-        .optional()?;
-    b.conn
-        .prepare_cached("UPDATE session SET owned = 0, front_run = ?2 WHERE id = ?1")?
-        .execute(params![session, next.as_ref().map(|(_, _, id)| id)])?;
-    if let Some((next, due, _)) = next {
-        let due = u64::try_from(due).unwrap_or(0);
-        let state = if due > now { "delayed" } else { "ready" };
-        b.conn.prepare_cached("UPDATE queue SET state = ?2 WHERE run = ?1")?.execute(params![next, state])?;
-        if due > now {
-            b.delayed(due);
-        } else {
-            b.ready();
-        }
-    }
-    if let Some(held) = b.state.leases.of(run).cloned() {
-        b.over(run, held);
-    }
-    b.changed(run);
     Ok(())
 }
 

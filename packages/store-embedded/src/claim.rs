@@ -1,6 +1,6 @@
 //! Leases: claiming, keeping, giving back; and counting what is there.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Row, params};
 use torpor_core::log::Head;
 use torpor_core::outcome::Status;
 use torpor_core::queue::{Backlog, DeadLetter, Lease, LeaseKey, Release};
@@ -9,10 +9,14 @@ use torpor_core::{Epoch, Position, RunId, Timestamp, WorkerId};
 use crate::fault::Fault;
 use crate::leases::Held;
 use crate::record::{self, number, sql, unreadable};
+use crate::settle;
 use crate::writer::{Batch, first_delayed};
 
 /// Most runs that one claim answers.
 pub(crate) const MAX_CLAIM: usize = 256;
+
+/// Runs that one claim sets aside before it answers, so that a long row of them delays nobody else's command.
+const MAX_SET_ASIDE: usize = 256;
 
 /// Most dead letters that one call answers.
 const MAX_DEAD_LETTERS: usize = 1_000;
@@ -24,34 +28,33 @@ pub(crate) struct Claimed {
     pub(crate) more: bool,
 }
 
-/// Claims up to `max` runs that are claimable now.
+/// Claims up to `max` runs that are claimable now. Those that cannot be read are set aside.
 pub(crate) fn claim(b: &mut Batch<'_>, worker: &WorkerId, max: usize) -> Result<Claimed, Fault> {
     let now = b.now();
+    let max = max.min(MAX_CLAIM);
     offer_what_is_due(b, now)?;
-    let found: Vec<Claimable> = {
-        let mut query = b.conn.prepare_cached(
-            "SELECT q.run, q.session, s.epoch, s.head, s.resume_from, s.progressed \
-             FROM queue q CROSS JOIN session s ON s.id = q.session \
-             WHERE q.state = 'ready' ORDER BY q.priority DESC, q.run LIMIT ?1",
-        )?;
-        let mut rows = query.query([sql(max.min(MAX_CLAIM) as u64)])?;
-        let mut found = Vec::new();
-        while let Some(row) = rows.next()? {
-            found.push(Claimable {
-                row: row.get(0)?,
-                session: row.get(1)?,
-                head: Head {
-                    epoch: Epoch(number(row, 2)?),
-                    position: Position(number(row, 3)?),
-                    resume_from: Position(number(row, 4)?),
-                },
-                progressed: row.get(5)?,
-            });
+    let (mut leases, mut set_aside) = (Vec::new(), 0);
+    let more = loop {
+        let found = claimable(b, max - leases.len())?;
+        let more = leases.len() + found.len() >= max;
+        let before = set_aside;
+        for Claimable { row, session, marks } in found {
+            match marks.and_then(|marks| take(b, worker, row, session, marks, now)).map_err(Fault::unreadable) {
+                Ok(lease) => leases.push(lease),
+                Err(Ok(why)) => {
+                    settle::set_aside(b, session, row, &why)?;
+                    set_aside += 1;
+                }
+                Err(Err(fault)) => return Err(fault),
+            }
         }
-        found
+        if set_aside == before {
+            break more;
+        }
+        if set_aside >= MAX_SET_ASIDE {
+            break true;
+        }
     };
-    let more = found.len() >= max;
-    let leases = found.into_iter().map(|run| claim_run(b, worker, run, now)).collect::<Result<Vec<_>, _>>()?;
     if leases.is_empty() {
         b.recheck_due();
     }
@@ -62,8 +65,36 @@ pub(crate) fn claim(b: &mut Batch<'_>, worker: &WorkerId, max: usize) -> Result<
 struct Claimable {
     row: i64,
     session: i64,
+    marks: Result<Marks, Fault>,
+}
+
+/// What a claim needs to know of the session.
+struct Marks {
     head: Head,
     progressed: bool,
+}
+
+fn claimable(b: &Batch<'_>, max: usize) -> Result<Vec<Claimable>, Fault> {
+    let mut query = b.conn.prepare_cached(
+        "SELECT q.run, q.session, s.epoch, s.head, s.resume_from, s.progressed \
+         FROM queue q CROSS JOIN session s ON s.id = q.session \
+         WHERE q.state = 'ready' ORDER BY q.priority DESC, q.run LIMIT ?1",
+    )?;
+    let mut rows = query.query([sql(max as u64)])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(Claimable { row: row.get(0)?, session: row.get(1)?, marks: marks(row) });
+    }
+    Ok(found)
+}
+
+fn marks(row: &Row<'_>) -> Result<Marks, Fault> {
+    let head = Head {
+        epoch: Epoch(number(row, 2)?),
+        position: Position(number(row, 3)?),
+        resume_from: Position(number(row, 4)?),
+    };
+    Ok(Marks { head, progressed: row.get(5)? })
 }
 
 /// Delayed runs whose time has come and runs whose lease has expired are ready.
@@ -88,8 +119,21 @@ fn offer_what_is_due(b: &mut Batch<'_>, now: u64) -> Result<(), Fault> {
     Ok(())
 }
 
-fn claim_run(b: &mut Batch<'_>, worker: &WorkerId, run: Claimable, now: u64) -> Result<Lease, Fault> {
-    let Claimable { row, session, mut head, progressed } = run;
+/// Claims one run. Reads before it writes: of a run that cannot be read, nothing is changed.
+fn take(
+    b: &mut Batch<'_>,
+    worker: &WorkerId,
+    row: i64,
+    session: i64,
+    Marks { mut head, progressed }: Marks,
+    now: u64,
+) -> Result<Lease, Fault> {
+    let mut record = record::by_row(b.conn, row)?.ok_or_else(|| unreadable(format!("run row {row} is missing")))?;
+    record.status = Status::Running;
+    // Attempts are counted since the last progress: an owner that got somewhere starts the count again.
+    record.attempts = if progressed { 1 } else { record.attempts.saturating_add(1) };
+    let started = *record.started_at.get_or_insert(Timestamp(now));
+    record.version += 1;
     let epoch = Epoch(head.epoch.0 + 1);
     head.epoch = epoch;
     b.conn
@@ -98,14 +142,9 @@ fn claim_run(b: &mut Batch<'_>, worker: &WorkerId, run: Claimable, now: u64) -> 
     b.conn
         .prepare_cached("UPDATE session SET epoch = ?2, owned = 1, progressed = 0 WHERE id = ?1")?
         .execute(params![session, sql(epoch.0)])?;
-    // Attempts are counted since the last progress: an owner that got somewhere starts the count again.
     b.conn
-        .prepare_cached(
-            "UPDATE run SET status = ?2, attempts = iif(?3, 1, attempts + 1), started_ms = coalesce(started_ms, ?4), \
-             version = version + 1 WHERE id = ?1",
-        )?
-        .execute(params![row, Status::Running.as_str(), progressed, sql(now)])?;
-    let record = record::by_row(b.conn, row)?.ok_or_else(|| unreadable(format!("run row {row} has no session")))?;
+        .prepare_cached("UPDATE run SET status = ?2, attempts = ?3, started_ms = ?4, version = ?5 WHERE id = ?1")?
+        .execute(params![row, record.status.as_str(), record.attempts, sql(started.0), sql(record.version)])?;
     let until = now.saturating_add(b.state.lease_ms);
     b.state.leases.put(record.run_id.clone(), Held { row, session, epoch, worker: worker.clone(), until });
     b.changed(&record.run_id);
@@ -206,26 +245,18 @@ pub(crate) fn backlog(b: &Batch<'_>) -> Result<Backlog, Fault> {
     })
 }
 
-/// Notes that a run was given up; the first note counts.
-pub(crate) fn dead_letter(b: &Batch<'_>, run: &RunId, reason: &str) -> Result<(), Fault> {
-    b.conn
-        .prepare_cached("INSERT OR IGNORE INTO dead_letter (run_id, reason, at_ms) VALUES (?1, ?2, ?3)")?
-        .execute(params![run.as_str(), reason, sql(b.now())])?;
-    Ok(())
-}
-
 /// The dead letters, newest first.
 pub(crate) fn dead_letters(conn: &Connection, limit: usize) -> Result<Vec<DeadLetter>, Fault> {
     let mut query = conn.prepare_cached("SELECT run_id, reason, at_ms FROM dead_letter ORDER BY id DESC LIMIT ?1")?;
     let mut rows = query.query([sql(limit.min(MAX_DEAD_LETTERS) as u64)])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        let run: String = row.get(0)?;
-        found.push(DeadLetter {
-            run: RunId::parse(&run).ok_or_else(|| unreadable(format!("{run:?} is not a run id")))?,
-            reason: row.get(1)?,
-            at: Timestamp(number(row, 2)?),
-        });
+        let run = record::lossy(row, 0)?;
+        let Some(run) = RunId::parse(&run) else {
+            tracing::warn!(%run, "left out a dead letter whose run id cannot be read");
+            continue;
+        };
+        found.push(DeadLetter { run, reason: row.get(1)?, at: Timestamp(number(row, 2)?) });
     }
     Ok(found)
 }

@@ -15,6 +15,21 @@ pub(crate) enum Fault {
     Store(store::Error),
 }
 
+impl Fault {
+    /// What cannot be read, if it is the data that is wrong and not the database.
+    pub(crate) fn unreadable(self) -> Result<String, Self> {
+        use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error};
+        match self {
+            Self::Store(store::Error::Unreadable(what)) => Ok(what),
+            Self::Database(
+                e
+                @ (FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..)),
+            ) => Ok(e.to_string()),
+            other => Err(other),
+        }
+    }
+}
+
 impl From<rusqlite::Error> for Fault {
     fn from(e: rusqlite::Error) -> Self {
         Self::Database(e)
@@ -35,9 +50,10 @@ impl From<DecodeError> for Fault {
 
 impl From<Fault> for store::Error {
     fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::Store(e) => e,
-            Fault::Database(e) => {
+        match fault.unreadable() {
+            Ok(what) => Self::Unreadable(what),
+            Err(Fault::Store(e)) => e,
+            Err(Fault::Database(e)) => {
                 let text = e.to_string();
                 match e.sqlite_error_code() {
                     Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Unavailable(text),

@@ -16,6 +16,7 @@ mod readers;
 mod record;
 mod schema;
 mod seams;
+mod settle;
 #[cfg(test)]
 mod tests;
 mod waiters;

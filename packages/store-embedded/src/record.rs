@@ -1,11 +1,14 @@
 //! Run records as rows: reading them, one or a page.
 //!
-//! How a run ended is not kept twice: it is read from the `RunEnded` entry that the row points at.
+//! How a run ended is not kept twice: it is read from the `RunEnded` entry that the row points at, or, for one that
+//! was set aside, from its dead letter.
+
+use std::borrow::Cow;
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, ToSql};
 use torpor_core::entry::{self, Body, RunTotals};
-use torpor_core::outcome::Status;
+use torpor_core::outcome::{FailReason, Outcome, Status};
 use torpor_core::run::{Filter, Page, Record};
 use torpor_core::{RunId, SessionKey, Timestamp, store};
 
@@ -14,11 +17,20 @@ use crate::fault::Fault;
 /// Most records on one page.
 const MAX_PAGE: usize = 200;
 
+/// A page ends with the record that reaches this many bytes of JSON: what records hold is bounded one by one, and
+/// so are many.
+const MAX_PAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// A page ends when it has left out so many records that cannot be read.
+const MAX_SKIPPED: usize = 1_000;
+
 /// A run's row is its time shifted by this, plus a counter within the millisecond.
 const ROW_TIME_SHIFT: u32 = 20;
 
 const COLUMNS: &str = "r.run_id, s.tenant, s.session, r.spec, r.status, r.attempts, r.created_ms, r.started_ms, \
-                       r.ended_ms, r.version, e.schema, e.body, r.id";
+                       r.ended_ms, r.version, e.schema, e.body, r.id, \
+                       iif(r.ended_ms IS NOT NULL AND r.ended_position IS NULL, \
+                       (SELECT d.reason FROM dead_letter d WHERE d.run_id = r.run_id), NULL)";
 const JOINS: &str = "JOIN session s ON s.id = r.session \
                      LEFT JOIN entry e ON e.session = r.session AND e.position = r.ended_position";
 
@@ -39,6 +51,14 @@ pub(crate) fn text<'r>(row: &'r Row<'_>, column: usize) -> Result<&'r [u8], Faul
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Ok(bytes),
         other => Err(unreadable(format!("a text column holds {:?}", other.data_type()))),
     }
+}
+
+/// A column of text for people, whatever it holds.
+pub(crate) fn lossy<'r>(row: &'r Row<'_>, column: usize) -> rusqlite::Result<Cow<'r, str>> {
+    Ok(match row.get_ref(column)? {
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => String::from_utf8_lossy(bytes),
+        other => Cow::Owned(format!("{other:?}")),
+    })
 }
 
 pub(crate) fn unreadable(what: String) -> Fault {
@@ -76,16 +96,16 @@ fn one(mut rows: rusqlite::Rows<'_>) -> Result<Option<Record>, Fault> {
     rows.next()?.map(read).transpose()
 }
 
-/// One page of records, newest first.
+/// One page of records, newest first. Those that cannot be read are left out.
 pub(crate) fn list(conn: &Connection, filter: &Filter) -> Result<Page, Fault> {
     let limit = filter.limit.clamp(1, MAX_PAGE);
     let before = filter.cursor.as_deref().map(parse_cursor).transpose()?.unwrap_or(i64::MAX);
     let after = filter.created_after.map_or(i64::MIN, |t| row_at(t.0));
     let created = filter.created_after.map_or(-1, |t| sql(t.0));
-    let more = sql(limit as u64 + 1);
+    let most = sql((limit + 1 + MAX_SKIPPED) as u64);
 
     let mut wheres = "r.id < ?1 AND r.id >= ?2 AND r.created_ms > ?3".to_owned();
-    let mut values: Vec<&dyn ToSql> = vec![&before, &after, &created, &more];
+    let mut values: Vec<&dyn ToSql> = vec![&before, &after, &created, &most];
     let mut from = "run r";
     let status = filter.status.map(Status::as_str);
     if let (Some(wanted), Some(name)) = (filter.status, &status) {
@@ -107,16 +127,33 @@ pub(crate) fn list(conn: &Connection, filter: &Filter) -> Result<Page, Fault> {
     let mut query = conn.prepare_cached(&query)?;
     let mut rows = query.query(&*values)?;
 
-    let mut runs = Vec::new();
-    let mut last = 0;
+    let mut page = Page { runs: Vec::new(), next: None };
+    let (mut last, mut bytes) = (0, 0);
+    let mut skipped = Vec::new();
     while let Some(row) = rows.next()? {
-        if runs.len() == limit {
-            return Ok(Page { runs, next: Some(format!("{last:x}")) });
+        if page.runs.len() == limit || bytes >= MAX_PAGE_BYTES || skipped.len() == MAX_SKIPPED {
+            page.next = Some(format!("{last:x}"));
+            break;
         }
         last = row.get::<_, i64>(12)?;
-        runs.push(read(row)?);
+        match read(row) {
+            Ok(record) => {
+                bytes += json_bytes(row)?;
+                page.runs.push(record);
+            }
+            Err(fault) => skipped.push(fault.unreadable()?),
+        }
     }
-    Ok(Page { runs, next: None })
+    if let Some(first) = skipped.first() {
+        tracing::warn!(runs = skipped.len(), first, "left out of a list what this build cannot read");
+    }
+    Ok(page)
+}
+
+/// What a row holds that may be large.
+fn json_bytes(row: &Row<'_>) -> Result<usize, Fault> {
+    let outcome = row.get::<_, Option<u16>>(10)?.map(|_| text(row, 11)).transpose()?;
+    Ok(text(row, 3)?.len() + outcome.map_or(0, <[u8]>::len))
 }
 
 fn parse_cursor(cursor: &str) -> Result<i64, Fault> {
@@ -127,17 +164,26 @@ fn parse_cursor(cursor: &str) -> Result<i64, Fault> {
 }
 
 fn read(row: &Row<'_>) -> Result<Record, Fault> {
-    let id: String = row.get(0)?;
-    let named = |what: &str, e: &dyn std::fmt::Display| unreadable(format!("{what} of run {id}: {e}"));
-    let (tenant, session): (String, String) = (row.get(1)?, row.get(2)?);
+    fields(row).map_err(|fault| match (fault.unreadable(), lossy(row, 0)) {
+        (Ok(what), Ok(run)) => unreadable(format!("run {run}: {what}")),
+        (Ok(what), Err(_)) => unreadable(what),
+        (Err(fault), _) => fault,
+    })
+}
+
+fn fields(row: &Row<'_>) -> Result<Record, Fault> {
+    let named = |what: &str, e: &dyn std::fmt::Display| unreadable(format!("{what}: {e}"));
+    let (id, tenant, session): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
     let status: String = row.get(4)?;
     let status = Status::parse(&status).ok_or_else(|| named("status", &format!("{status:?} is not known")))?;
-    let (outcome, spent) = match row.get::<_, Option<u16>>(10)? {
-        None => (None, RunTotals::default()),
-        Some(schema) => match entry::decode(schema, text(row, 11)?).map_err(|e| named("outcome", &e))? {
+    let (outcome, spent) = match (row.get::<_, Option<u16>>(10)?, row.get::<_, Option<String>>(13)?) {
+        (Some(schema), _) => match entry::decode(schema, text(row, 11)?).map_err(|e| named("outcome", &e))? {
             Body::RunEnded { outcome, spent, .. } => (Some(outcome), spent),
             _ => return Err(named("outcome", &"the entry is not a run's end")),
         },
+        (None, Some(reason)) => (Some(Outcome::failed(FailReason::DeadLetter, reason)), RunTotals::default()),
+        (None, None) if status.is_terminal() => return Err(named("outcome", &"its entry is missing")),
+        (None, None) => (None, RunTotals::default()),
     };
     let instant = |column| -> Result<Option<Timestamp>, Fault> {
         let ms: Option<i64> = row.get(column)?;

@@ -10,7 +10,7 @@
 //! | `meta` | a fact about the file | `schema` = layout version; a newer one is refused by name; `id` = this store and no other, made with the file |
 //! | `session` | a session and the marks beside its log | `head`, `epoch` and `resume_from` make opening O(tail); `front_run` is the run whose turn it is, `owned` whether someone holds it, `progressed` whether its owner got anywhere; `first_run` and `first_hash` recognise the post that made it, also when that run's record is gone; `wishes` is what its further runs inherit, NULL for nothing |
 //! | `entry` | an entry of a session's log | `write_id` stands on the first entry of each append; `schema` is the entry's own version |
-//! | `run` | the record of a run | `id` ascends with acceptance and starts with the time (`created_ms << 20`), so that "created after" is a range of keys; how it ended is the entry at `ended_position`, kept once |
+//! | `run` | the record of a run | `id` ascends with acceptance and starts with the time (`created_ms << 20`), so that "created after" is a range of keys; how it ended is the entry at `ended_position`, kept once; one that ended without an entry could not be read, and its dead letter says why |
 //! | `queue` | a run that has not ended | `state` is `ready`, `delayed` (until `due_ms`), `leased` or `blocked` (behind another run of its session). When a lease ends is kept in memory only: a lease never outlives the process |
 //! | `dead_letter` | a run that was given up | goes with its record |
 //! | `log` (view) | `entry` with names instead of numbers | for people |

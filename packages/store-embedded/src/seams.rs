@@ -14,7 +14,7 @@ use torpor_core::{Position, RunId, SessionKey, Timestamp, WorkerId, store};
 use crate::append::Encoded;
 use crate::claim::Claimed;
 use crate::enqueue::Accepted;
-use crate::{Store, append, claim, enqueue, record};
+use crate::{Store, append, claim, enqueue, record, settle};
 
 /// Records that one commit of a sweep removes, so that a long sweep delays nobody.
 const SWEEP_BATCH: u32 = 500;
@@ -75,6 +75,9 @@ impl WorkQueue for Store {
             if !leases.is_empty() {
                 return Ok(leases);
             }
+            if more {
+                continue; // what it found it had to set aside
+            }
             loop {
                 let now = self.clock.now();
                 if now >= deadline {
@@ -105,7 +108,7 @@ impl WorkQueue for Store {
 
     async fn dead_letter(&self, run: &RunId, reason: &str) -> Result<(), store::Error> {
         let (run, reason) = (run.clone(), reason.to_owned());
-        self.writer.write(move |b| claim::dead_letter(b, &run, &reason)).await
+        self.writer.write(move |b| settle::dead_letter(b, run.as_str(), &reason)).await
     }
 
     async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, store::Error> {

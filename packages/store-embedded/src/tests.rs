@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use torpor_core::entry::Body;
 use torpor_core::log::{Append, AppendError, SessionLog as _};
+use torpor_core::outcome::{FailReason, Outcome, Status};
 use torpor_core::queue::{Backlog, Lease, NewRun, Release, WorkQueue as _};
 use torpor_core::run::RunStore as _;
-use torpor_core::{Clock as _, Position, store};
+use torpor_core::{Clock as _, Position, RunId, store};
 use torpor_testkit::clock::ManualClock;
-use torpor_testkit::sample::{claimed, done, ended, first, first_claimed, write};
+use torpor_testkit::sample::{claimed, created, done, ended, first, first_claimed, further, write};
 
 use crate::{Options, Store};
 
@@ -29,6 +30,12 @@ impl Fixture {
 
     async fn running(&self, session: &str) -> Lease {
         claimed(self.store.enqueue(first_claimed(session)).await.unwrap())
+    }
+
+    /// Changes what is stored about a run.
+    async fn sql(&self, statement: &str, run: &RunId) {
+        let (statement, run) = (statement.to_owned(), run.clone());
+        self.store.writer.write(move |b| Ok(b.conn.execute(&statement, [run.as_str()])?)).await.unwrap();
     }
 
     /// From now on the database may not grow.
@@ -136,6 +143,87 @@ async fn a_claim_whose_commit_failed_loses_no_run() {
         assert_eq!(f.store.claim(&"w".into(), 1, Duration::ZERO).await.unwrap().len(), 0);
         f.clock.advance(Duration::from_secs(4));
     }
+}
+
+/// A set of damage, and what each is called in the dead letter.
+const DAMAGE: [(&str, &str); 5] = [
+    ("UPDATE run SET spec = json_set(spec, '$.work.kind', 'solve') WHERE run_id = ?1", "unknown variant `solve`"),
+    ("UPDATE run SET status = 'dozing' WHERE run_id = ?1", "\"dozing\" is not known"),
+    ("UPDATE run SET attempts = 'many' WHERE run_id = ?1", "Text"),
+    ("UPDATE run SET created_ms = -1 WHERE run_id = ?1", "a count is -1"),
+    ("UPDATE session SET epoch = -1 WHERE front_run = ?1", "a count is -1"),
+];
+
+/// Whatever of a run or of its session's marks is damaged, others are claimed; and a run that can be read again is
+/// shown for what became of it.
+#[tokio::test]
+async fn damage_of_any_kind_stops_nobody() {
+    for (damage, why) in DAMAGE {
+        let f = Fixture::new();
+        let bad = created(f.store.enqueue(first("bad")).await.unwrap());
+        let next = created(f.store.enqueue(further("bad")).await.unwrap());
+        let good = created(f.store.enqueue(first("good")).await.unwrap());
+        f.sql(damage, &bad.run_id).await;
+        let claimed = f.store.claim(&"w".into(), 10, Duration::ZERO).await.unwrap();
+        let claimed: Vec<_> = claimed.iter().map(|l| &l.record.run_id).collect();
+        assert!(claimed.contains(&&good.run_id), "{damage}");
+        let stays = damage.contains("session"); // whose marks are damaged for the next run as well
+        assert_eq!(claimed.contains(&&next.run_id), !stays, "{damage}");
+        let letters = f.store.dead_letters(10).await.unwrap();
+        let letter = letters.iter().find(|l| l.run == bad.run_id).expect(damage);
+        assert!(letter.reason.contains(why), "{damage}: {}", letter.reason);
+
+        let spec = serde_json::to_string(&bad.spec).unwrap().replace('\'', "''");
+        let mend = format!("UPDATE run SET spec = '{spec}', attempts = 0, created_ms = 1 WHERE run_id = ?1");
+        f.sql(&mend, &bad.run_id).await;
+        let record = f.store.get(&bad.run_id).await.unwrap().unwrap();
+        assert_eq!(record.status, Status::Failed);
+        assert_eq!(record.outcome, Some(Outcome::failed(FailReason::DeadLetter, letter.reason.clone())));
+        assert!(record.ended_at.is_some() && record.version > bad.version);
+    }
+}
+
+/// A whole queue that this build cannot read takes several commits, and still no second look by the caller.
+#[tokio::test]
+async fn a_long_row_of_unreadable_runs_is_passed_in_one_claim() {
+    let f = Fixture::new();
+    for n in 0..600 {
+        f.store.enqueue(NewRun { priority: 1, ..first(&format!("bad {n}")) }).await.unwrap();
+    }
+    let good = created(f.store.enqueue(first("good")).await.unwrap());
+    f.sql("UPDATE run SET spec = '{}' WHERE run_id <> ?1", &good.run_id).await;
+    let claimed = f.store.claim(&"w".into(), 1, Duration::ZERO).await.unwrap();
+    assert_eq!(claimed[0].record.run_id, good.run_id);
+    assert_eq!(f.store.backlog().await.unwrap(), Backlog { leased: 1, dead: 600, ..Backlog::default() });
+}
+
+/// What a claim set aside is undone with the claim, and the waiters for it hear nothing of it.
+#[tokio::test]
+async fn setting_aside_is_undone_with_its_commit() {
+    let f = Fixture::new();
+    let lease = f.running("bad").await;
+    f.sql(DAMAGE[0].0, &lease.record.run_id).await;
+    f.clock.advance(Duration::from_secs(4));
+    let failed = f
+        .store
+        .writer
+        .write(|b| -> Result<(), _> {
+            assert_eq!(crate::claim::claim(b, &"w2".into(), 1)?.leases.len(), 0);
+            Err(store::Error::Failed("on purpose".to_owned()).into())
+        })
+        .await;
+    assert!(failed.is_err());
+    assert_eq!(f.store.backlog().await.unwrap(), Backlog { ready: 1, ..Backlog::default() });
+    assert_eq!(f.store.dead_letters(1).await.unwrap(), []);
+    assert_eq!(f.store.heartbeat(&lease.worker, &[lease.key()]).await.unwrap(), [], "its owner may still revive it");
+
+    f.clock.advance(Duration::from_secs(4));
+    assert_eq!(f.store.claim(&"w2".into(), 1, Duration::ZERO).await.unwrap().len(), 0);
+    assert_eq!(f.store.backlog().await.unwrap(), Backlog { dead: 1, ..Backlog::default() });
+    assert_eq!(f.store.heartbeat(&lease.worker, &[lease.key()]).await.unwrap(), [lease.key()]);
+    let refused = f.store.append(write(&lease, 0, vec![ended(&lease, done("late"))])).await;
+    assert!(matches!(refused, Err(AppendError::Fenced { .. })), "{refused:?}");
+    assert_eq!(*f.store.signals.due.borrow(), u64::MAX, "nothing is left to wait for");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use torpor_store_embedded::{Options, Store};
 use torpor_testkit::clock::ManualClock;
 use torpor_testkit::conformance::Fixture;
@@ -15,6 +16,14 @@ async fn fresh() -> Fixture {
     let (lease, result_ttl) = (Duration::from_secs(3), Duration::from_secs(3600));
     let store = Store::open(dir.path(), Options { lease, result_ttl, clock: clock.clone() }).unwrap();
     let store = Arc::new(store);
+    let file = dir.path().join("store.db");
+    let spoil = move |run: &torpor_core::RunId| -> BoxFuture<'static, ()> {
+        let db = rusqlite::Connection::open(&file).unwrap();
+        db.busy_timeout(Duration::from_secs(10)).unwrap();
+        let newer = "UPDATE run SET spec = json_set(spec, '$.work.kind', 'of a newer build') WHERE run_id = ?1";
+        assert_eq!(db.execute(newer, [run.as_str()]).unwrap(), 1);
+        Box::pin(std::future::ready(()))
+    };
     Fixture {
         log: store.clone(),
         queue: store.clone(),
@@ -22,6 +31,7 @@ async fn fresh() -> Fixture {
         lease,
         result_ttl,
         time: clock,
+        spoil: Box::new(spoil),
         keep: Box::new(dir),
     }
 }

@@ -8,6 +8,7 @@
 // The code of a test suite: a failed expectation is its result.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod accept;
 pub mod log;
 pub mod model;
 pub mod queue;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use torpor_core::entry::Body;
 use torpor_core::log::{AppendError, SessionLog};
 use torpor_core::queue::{Enqueued, Lease, NewRun, WorkQueue};
@@ -67,6 +69,9 @@ impl Time for RealTime {
     }
 }
 
+/// Does something to what is stored of a run.
+pub type Spoil = Box<dyn Fn(&RunId) -> BoxFuture<'static, ()> + Send + Sync>;
+
 /// A fresh, empty store to test.
 pub struct Fixture {
     /// Its session log.
@@ -81,6 +86,9 @@ pub struct Fixture {
     pub result_ttl: Duration,
     /// Its time.
     pub time: Arc<dyn Time>,
+    /// Changes what is stored of a run into something this build cannot read, as it would be had a newer build
+    /// accepted it.
+    pub spoil: Spoil,
     /// What has to live as long as the store (a folder, a server).
     pub keep: Box<dyn Any + Send + Sync>,
 }
@@ -200,8 +208,7 @@ macro_rules! conformance {
             an_expired_owner_writes_until_someone_claims
             sessions_that_look_alike_stay_apart
         ]);
-        $crate::conformance_cases!($fresh, queue: [
-            a_claim_hands_over_the_accepted_run
+        $crate::conformance_cases!($fresh, accept: [
             parallel_posts_of_one_key_make_one_run
             a_key_names_one_run_and_one_body
             keys_of_tenants_do_not_collide
@@ -209,6 +216,9 @@ macro_rules! conformance {
             the_post_that_made_a_session_is_recognised
             a_further_run_inherits_the_wishes_of_the_first
             a_run_id_is_used_once
+        ]);
+        $crate::conformance_cases!($fresh, queue: [
+            a_claim_hands_over_the_accepted_run
             runs_of_a_session_are_served_in_order
             higher_priority_goes_first_then_the_oldest
             a_run_waits_for_its_time
@@ -228,6 +238,8 @@ macro_rules! conformance {
             every_waiting_worker_is_served
             parallel_claims_never_share_a_run
             dead_letters_are_kept
+            an_unreadable_run_is_set_aside
+            unreadable_runs_keep_no_claim_waiting
             the_backlog_counts_every_run_once
         ]);
         $crate::conformance_cases!($fresh, runs: [
@@ -236,6 +248,8 @@ macro_rules! conformance {
             the_latest_run_is_the_one_accepted_last
             lists_are_paged_from_the_newest
             lists_are_filtered
+            lists_leave_out_what_cannot_be_read
+            pages_end_before_they_grow_large
             foreign_cursors_are_refused
             wait_answers_at_once_what_is_new
             wait_is_woken_by_the_change
@@ -304,6 +318,7 @@ mod tests {
         let this = include_str!("conformance.rs");
         for (suite, source) in [
             ("log", include_str!("conformance/log.rs")),
+            ("accept", include_str!("conformance/accept.rs")),
             ("queue", include_str!("conformance/queue.rs")),
             ("runs", include_str!("conformance/runs.rs")),
             ("sandbox", include_str!("conformance/sandbox.rs")),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use torpor_core::SessionKey;
+use torpor_core::envelope::Spec;
 use torpor_core::outcome::Status;
 use torpor_core::queue::{Enqueued, NewRun};
 use torpor_core::run::{Filter, Record};
@@ -107,6 +108,40 @@ pub async fn lists_are_filtered(f: Fixture) {
         ("after all", Filter { created_after: Some(f.time.now().after(f.lease)), ..all(2) }, vec![]),
     ] {
         assert_eq!(listed(&f, filter).await.iter().collect::<Vec<_>>(), want, "{name}");
+    }
+}
+
+/// A run that cannot be read spoils no list: neither while it waits nor once it was set aside.
+pub async fn lists_leave_out_what_cannot_be_read(f: Fixture) {
+    let mut runs = Vec::new();
+    for n in 0..6 {
+        runs.push(f.submit(&format!("s{n}")).await.run_id);
+    }
+    for n in [0, 3, 5] {
+        (f.spoil)(&runs[n]).await;
+    }
+    let want = [&runs[4], &runs[2], &runs[1]];
+    for set_aside in [false, true] {
+        for limit in [1, 2, 3, 200] {
+            assert_eq!(listed(&f, all(limit)).await.iter().collect::<Vec<_>>(), want, "{set_aside}, pages of {limit}");
+        }
+        assert_eq!(f.claim("w", 10).await.len(), if set_aside { 0 } else { want.len() });
+    }
+    assert!(listed(&f, Filter { status: Some(Status::Failed), ..all(10) }).await.is_empty());
+}
+
+/// A page of large records ends early, with a cursor, so that none grows without bound; each still holds something.
+pub async fn pages_end_before_they_grow_large(f: Fixture) {
+    let mut want = Vec::new();
+    for n in 0..12 {
+        let spec = Spec::prompt("x".repeat(2 << 20));
+        want.insert(0, created(f.enqueue(NewRun { spec, ..first(&format!("s{n}")) }).await).run_id);
+    }
+    let page = f.runs.list(&all(200)).await.unwrap();
+    assert!((1..6).contains(&page.runs.len()), "{} records of 2 MiB on a page", page.runs.len());
+    assert!(page.next.is_some());
+    for limit in [1, 2, 200] {
+        assert_eq!(listed(&f, all(limit)).await, want, "pages of {limit}");
     }
 }
 
