@@ -31,7 +31,7 @@ const OVERFLOW_WORDS: &[&str] = &[
     "available context size",
     "context size has been exceeded",
     "greater than the context length",
-    "tokens` + `max_new_tokens` must be",
+    "tokens + `max_new_tokens` must be",
     "`inputs` must have less than",
     "maximum prompt length",
     "input token count",
@@ -57,8 +57,10 @@ const LASTING: &[&str] = &[
     "notfounderror",
     "content_policy_violation",
 ];
-/// Names of errors that pass, whatever the status says.
-const PASSING: &[&str] = &["rate_limit_exceeded", "rate_limit_error", "server_error", "overloaded_error", "timeout"];
+/// Names of rate limits.
+const RATE_LIMITS: &[&str] = &["rate_limit_exceeded", "rate_limit_error"];
+/// Names of other errors that pass, whatever the status says.
+const PASSING: &[&str] = &["server_error", "overloaded_error", "timeout"];
 
 /// An error object, as an answer of its own or as an event in a stream.
 #[derive(Debug, PartialEq, Eq)]
@@ -108,13 +110,14 @@ impl Problem {
         self.names[1].parse().ok().filter(|code| (400..600).contains(code))
     }
 
-    /// Whether the conversation does not fit. Rate limits speak of lengths too, so there the words alone do not count.
+    /// Whether the conversation does not fit. Rate limits speak of lengths too, so there other words count.
     fn is_overflow(&self, status: Option<u16>) -> bool {
         match status {
             Some(413) => true,
-            Some(429) => self.says(TOO_LARGE_AT_ONCE),
             Some(401 | 403 | 404) => false,
-            _ => self.is(OVERFLOW) || (!self.is(PASSING) || self.is(&["server_error"])) && self.says(OVERFLOW_WORDS),
+            Some(429) => self.says(TOO_LARGE_AT_ONCE),
+            _ if self.is(RATE_LIMITS) => self.says(TOO_LARGE_AT_ONCE),
+            _ => self.is(OVERFLOW) || self.says(OVERFLOW_WORDS),
         }
     }
 
@@ -123,7 +126,7 @@ impl Problem {
         let again = retry_after.map_or(Retry::Backoff, Retry::After);
         match status.map(|status| retry_for(status, retry_after)) {
             _ if self.is_overflow(status) || self.is(QUOTA) => Retry::Never,
-            Some(Retry::Never) if self.is(PASSING) => again,
+            Some(Retry::Never) if self.is(RATE_LIMITS) || self.is(PASSING) => again,
             Some(retry) => retry,
             None if self.is(LASTING) => Retry::Never,
             None => again,
