@@ -17,7 +17,7 @@ const FILE: &str = "lock";
 const PID_BYTES: u64 = 20;
 
 /// How long a folder must be locked to count as in use: whoever only looks ([`holder`]) is done long before.
-const PATIENCE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_millis(250);
 
 /// How often the lock is tried within that.
 const TRY_EVERY: Duration = Duration::from_millis(5);

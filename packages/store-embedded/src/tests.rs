@@ -224,6 +224,8 @@ async fn setting_aside_is_undone_with_its_commit() {
     let refused = f.store.append(write(&lease, 0, vec![ended(&lease, done("late"))])).await;
     assert!(matches!(refused, Err(AppendError::Fenced { .. })), "{refused:?}");
     assert_eq!(*f.store.signals.due.borrow(), u64::MAX, "nothing is left to wait for");
+    let run = lease.record.run_id;
+    assert!(f.store.writer.write(move |b| Ok(b.state.leases.of(&run).is_none())).await.unwrap());
 }
 
 #[tokio::test]

@@ -7,7 +7,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -99,23 +98,27 @@ fn the_holder_of_a_folder_is_known_while_it_holds() {
     assert_eq!(holder(dir.path()), None, "no other process");
 }
 
-/// Those who look in the very moment in which a store is opened neither keep it out nor take each other for it.
+/// Those who look neither take each other for the holder nor keep out a store that is opened in the same moment.
 #[test]
 fn looking_for_the_holder_disturbs_nobody() {
     let dir = tempfile::tempdir().unwrap();
-    drop(open(dir.path()).unwrap());
-    let done = AtomicBool::new(false);
+    std::fs::write(dir.path().join("lock"), "4711").unwrap(); // killed, so it is still written down
+    let look = |times: usize| {
+        for _ in 0..times {
+            assert_eq!(holder(dir.path()), None);
+        }
+    };
     std::thread::scope(|scope| {
-        let look = || {
-            while !done.load(Ordering::Relaxed) {
-                assert_eq!(holder(dir.path()), None);
-            }
-        };
-        scope.spawn(look);
-        scope.spawn(look);
-        let opened = (0..20).map(|_| open(dir.path()).map(drop)).collect::<Result<Vec<_>, _>>();
-        done.store(true, Ordering::Relaxed);
-        opened.unwrap();
+        scope.spawn(|| look(5_000));
+        scope.spawn(|| look(5_000));
+    });
+
+    drop(open(dir.path()).unwrap());
+    std::thread::scope(|scope| {
+        let lookers = [scope.spawn(|| look(2_000)), scope.spawn(|| look(2_000))];
+        while !lookers.iter().all(|looker| looker.is_finished()) {
+            drop(open(dir.path()).unwrap());
+        }
     });
 }
 
