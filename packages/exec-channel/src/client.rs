@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -18,13 +17,17 @@ use torpor_core::sandbox::Identity;
 use torpor_core::{CallId, Epoch};
 
 use crate::connection::{Connection, Replies};
+use crate::exec::{Exec, Request};
 use crate::frame::{Frame, Kind};
-use crate::message::{About, Attach, Call, Code, Ended, Hands, Open, Opened, Refused, State, Watch, from_frame};
+use crate::message::{About, Attach, Call, Code, Ended, Hands, Open, Opened, Refused, State, from_frame};
 
 /// First pause between two attempts to dial; doubled up to [`LAST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// Longest pause between two attempts to dial.
 const LAST_PAUSE: Duration = Duration::from_secs(2);
+/// How long hands that are too busy for a session are asked again: long enough for those that make room. Who has a
+/// session need not hurry, and waits as long as for a connection.
+const ROOM_WITHIN: Duration = Duration::from_secs(1);
 /// How often a request is sent again when connection after connection breaks without an answer.
 const MAX_BREAKS: u32 = 16;
 /// Output that may be under way to a reader, in bytes.
@@ -64,6 +67,9 @@ pub enum Error {
         /// The highest the hands have seen.
         current: Epoch,
     },
+    /// There are hands, and they cannot take this now.
+    #[error("{0}")]
+    Busy(String),
     /// Refused for another reason.
     #[error("{}", .0.message)]
     Refused(Refused),
@@ -76,7 +82,7 @@ pub struct Options {
     pub program: String,
     /// The sandbox's name in [`Identity`].
     pub name: String,
-    /// How long to try for a connection.
+    /// How long to try for a connection, and how long to ask hands again that are too busy for a request.
     pub patience: Duration,
     /// Digest of the settings that the hands must have, for a transport that starts them.
     pub settings: Option<String>,
@@ -134,7 +140,7 @@ impl Client {
         let (connection, opened): (_, Opened) = self.ask(Kind::Open, &open, Kind::Opened, epoch).await?;
         let incarnation = connection.hands().incarnation.clone();
         let identity = Identity { name: self.options.name.clone(), incarnation };
-        Ok(Session { client: self.clone(), digest: open.session, epoch, identity, workdir: opened.workdir })
+        Ok(Session { client: self.clone(), open: Arc::new(open), identity, workdir: opened.workdir })
     }
 
     /// The connection; tries for one where there is none. All who ask meanwhile share one attempt and what comes of
@@ -166,7 +172,7 @@ impl Client {
     }
 
     /// Sends a request, again on a fresh connection if one breaks.
-    async fn send<T: Serialize>(
+    pub(crate) async fn send<T: Serialize>(
         &self,
         kind: Kind,
         message: &T,
@@ -182,7 +188,7 @@ impl Client {
         }
     }
 
-    /// One request, one answer.
+    /// One request, one answer. Hands that are too busy for it are asked again.
     async fn ask<T: Serialize, A: DeserializeOwned>(
         &self,
         kind: Kind,
@@ -190,20 +196,27 @@ impl Client {
         want: Kind,
         epoch: Epoch,
     ) -> Result<(Arc<Connection>, A), Error> {
-        let mut breaks = 0;
+        let patience = self.options.patience;
+        let patience = if kind == Kind::Open { patience.min(ROOM_WITHIN) } else { patience };
+        let (until, mut pause, mut breaks) = (Instant::now() + patience, FIRST_PAUSE, 0);
         loop {
             let (connection, mut replies) = self.send(kind, message, 0, &mut breaks).await?;
-            if let Some(frame) = replies.next().await {
-                return Ok((connection, answer(&frame, want, epoch)?));
+            let Some(frame) = replies.next().await else {
+                count_break(&mut breaks)?;
+                continue;
+            };
+            match answer(&frame, want, epoch) {
+                Err(Error::Busy(_)) if Instant::now() + pause < until => sleep(pause).await,
+                done => return Ok((connection, done?)),
             }
-            count_break(&mut breaks)?;
+            pause = (pause * 2).min(LAST_PAUSE);
         }
     }
 }
 
 /// Dials until there is a connection, as long as that may help.
 async fn connect(dial: &dyn Dial, options: &Options) -> Result<Connection, Error> {
-    let (until, mut pause) = (Instant::now() + options.patience, FIRST_PAUSE);
+    let (until, mut room_until, mut pause) = (Instant::now() + options.patience, None, FIRST_PAUSE);
     loop {
         let tried = match dial.dial().await {
             Ok(stream) => Connection::start(stream, options).await,
@@ -211,13 +224,19 @@ async fn connect(dial: &dyn Dial, options: &Options) -> Result<Connection, Error
         };
         match tried {
             Err(Error::Unreachable(_)) if Instant::now() + pause < until => sleep(pause).await,
+            Err(Error::Busy(_))
+                if Instant::now() + pause < *room_until.get_or_insert_with(|| Instant::now() + ROOM_WITHIN) =>
+            {
+                sleep(pause).await;
+            }
             done => return done,
         }
         pause = (pause * 2).min(LAST_PAUSE);
     }
 }
 
-fn count_break(breaks: &mut u32) -> Result<(), Error> {
+/// Counts one more connection that broke without an answer.
+pub(crate) fn count_break(breaks: &mut u32) -> Result<(), Error> {
     *breaks += 1;
     if *breaks > MAX_BREAKS {
         return Err(Error::Unreachable(format!("the channel to the hands broke {MAX_BREAKS} times in a row")));
@@ -225,11 +244,13 @@ fn count_break(breaks: &mut u32) -> Result<(), Error> {
     Ok(())
 }
 
-fn answer<A: DeserializeOwned>(frame: &Frame, want: Kind, mine: Epoch) -> Result<A, Error> {
+/// Reads the frame that was asked for, or the refusal that came instead.
+pub(crate) fn answer<A: DeserializeOwned>(frame: &Frame, want: Kind, mine: Epoch) -> Result<A, Error> {
     if frame.kind == Kind::Refused {
         let refused: Refused = from_frame(frame).map_err(Error::Protocol)?;
         return Err(match (refused.code, refused.current) {
             (Code::Fenced, Some(current)) => Error::Fenced { mine, current },
+            (Code::Busy, _) => Error::Busy(refused.message),
             _ => Error::Refused(refused),
         });
     }
@@ -243,8 +264,7 @@ fn answer<A: DeserializeOwned>(frame: &Frame, want: Kind, mine: Epoch) -> Result
 #[derive(Debug, Clone)]
 pub struct Session {
     client: Source,
-    digest: String,
-    epoch: Epoch,
+    open: Arc<Open>,
     identity: Identity,
     workdir: String,
 }
@@ -259,7 +279,7 @@ impl Session {
     /// The session's digest.
     #[must_use]
     pub fn digest(&self) -> &str {
-        &self.digest
+        &self.open.session
     }
 
     /// Working directory as commands see it.
@@ -268,21 +288,20 @@ impl Session {
         &self.workdir
     }
 
-    /// Starts a call or attaches to it and waits for its end; only the result travels. Dropping the future leaves the
-    /// call running.
+    /// Starts a call or attaches to it and waits for its end; only the result travels. Hands that do not know the
+    /// session any more are told of it once. Dropping the future leaves the call running.
     ///
     /// # Errors
     /// [`Error::Fenced`], or when the hands refuse or cannot be reached.
     pub async fn call(&self, id: CallId, incarnation: String, tool: String, input: Value) -> Result<Ended, Error> {
-        let call = Call { id, epoch: self.epoch, incarnation, tool, input, watch: None, stdin: false };
-        let mut breaks = 0;
-        loop {
-            let (_, mut replies) = self.client.send(Kind::Call, &call, 0, &mut breaks).await?;
-            if let Some(frame) = replies.next().await {
-                return answer(&frame, Kind::Ended, self.epoch);
-            }
-            count_break(&mut breaks)?;
+        let (client, epoch) = (&self.client, self.open.epoch);
+        let call = Call { id, epoch, incarnation, tool, input, watch: None, stdin: false };
+        let mut answered = client.ask(Kind::Call, &call, Kind::Ended, epoch).await;
+        if let Err(Error::Refused(Refused { code: Code::NotOpen, .. })) = &answered {
+            let _: (_, Opened) = client.ask(Kind::Open, &*self.open, Kind::Opened, epoch).await?;
+            answered = client.ask(Kind::Call, &call, Kind::Ended, epoch).await;
         }
+        Ok(answered?.1)
     }
 
     /// Starts a call or attaches to it, and streams its output from byte `from` of the merged output on.
@@ -303,7 +322,7 @@ impl Session {
     }
 
     async fn start(&self, id: CallId, tool: &str, input: Value, from: u64, stdin: bool) -> Result<Exec, Error> {
-        let (epoch, incarnation) = (self.epoch, self.identity.incarnation.clone());
+        let (epoch, incarnation) = (self.open.epoch, self.identity.incarnation.clone());
         let call = Call { id, epoch, incarnation, tool: tool.to_owned(), input, watch: None, stdin };
         Exec::begin(self.client.clone(), Request::Call(call), epoch, from).await
     }
@@ -313,8 +332,8 @@ impl Session {
     /// # Errors
     /// As [`Self::exec_stream`].
     pub async fn attach(&self, id: CallId, from: u64) -> Result<Exec, Error> {
-        let attach = Attach { id, epoch: self.epoch, watch: None };
-        Exec::begin(self.client.clone(), Request::Attach(attach), self.epoch, from).await
+        let attach = Attach { id, epoch: self.open.epoch, watch: None };
+        Exec::begin(self.client.clone(), Request::Attach(attach), self.open.epoch, from).await
     }
 
     /// What the hands know of a call.
@@ -322,8 +341,8 @@ impl Session {
     /// # Errors
     /// [`Error::Fenced`], or when the hands refuse or cannot be reached.
     pub async fn status(&self, id: CallId) -> Result<State, Error> {
-        let about = About { id, epoch: self.epoch };
-        Ok(self.client.ask(Kind::Status, &about, Kind::State, self.epoch).await?.1)
+        let about = About { id, epoch: self.open.epoch };
+        Ok(self.client.ask(Kind::Status, &about, Kind::State, self.open.epoch).await?.1)
     }
 
     /// Ends a running call: nothing of it runs any more when this returns. A call that is over, or unknown, is fine.
@@ -331,129 +350,8 @@ impl Session {
     /// # Errors
     /// [`Error::Fenced`], or when the hands refuse or cannot be reached.
     pub async fn cancel(&self, id: CallId) -> Result<(), Error> {
-        let about = About { id, epoch: self.epoch };
-        let (_, serde::de::IgnoredAny) = self.client.ask(Kind::Cancel, &about, Kind::Done, self.epoch).await?;
+        let about = About { id, epoch: self.open.epoch };
+        let (_, serde::de::IgnoredAny) = self.client.ask(Kind::Cancel, &about, Kind::Done, self.open.epoch).await?;
         Ok(())
-    }
-}
-
-/// What a streamed call yields.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Chunk {
-    /// Standard output; `offset` counts bytes of both streams together.
-    Stdout {
-        /// Where it stands in the merged output.
-        offset: u64,
-        /// The bytes.
-        data: Bytes,
-    },
-    /// Standard error.
-    Stderr {
-        /// Where it stands in the merged output.
-        offset: u64,
-        /// The bytes.
-        data: Bytes,
-    },
-    /// Bytes that were not kept.
-    Gap {
-        /// Where they stood.
-        offset: u64,
-        /// How many.
-        length: u64,
-    },
-    /// The end. Nothing follows.
-    Ended(Ended),
-}
-
-#[derive(Debug, Clone)]
-enum Request {
-    Call(Call),
-    Attach(Attach),
-}
-
-/// A call whose output is streamed. Survives broken connections by attaching again at the next byte. Dropping it leaves
-/// the call running.
-pub struct Exec {
-    client: Source,
-    request: Request,
-    epoch: Epoch,
-    replies: Replies,
-    at: u64,
-    taken: u32,
-    breaks: u32,
-    resumed: bool,
-}
-
-impl Exec {
-    async fn begin(client: Source, request: Request, epoch: Epoch, at: u64) -> Result<Self, Error> {
-        let mut breaks = 0;
-        let replies = Self::send(&client, &request, at, &mut breaks).await?;
-        Ok(Self { client, request, epoch, replies, at, taken: 0, breaks, resumed: false })
-    }
-
-    async fn send(client: &Source, request: &Request, from: u64, breaks: &mut u32) -> Result<Replies, Error> {
-        let watch = Some(Watch { from, window: WINDOW });
-        let (_, replies) = match request {
-            Request::Call(c) => client.send(Kind::Call, &Call { watch, ..c.clone() }, WINDOW, breaks).await?,
-            Request::Attach(a) => client.send(Kind::Attach, &Attach { watch, ..a.clone() }, WINDOW, breaks).await?,
-        };
-        Ok(replies)
-    }
-
-    /// The next piece, in order, without loss or repeat. After [`Chunk::Ended`] it must not be asked again. Not
-    /// cancellation safe across a reconnect.
-    ///
-    /// # Errors
-    /// A refusal, or no connection in time. The call itself is not harmed.
-    pub async fn next(&mut self) -> Result<Chunk, Error> {
-        loop {
-            let Some(frame) = self.replies.next().await else {
-                count_break(&mut self.breaks)?;
-                self.resumed = true;
-                self.replies = Self::send(&self.client, &self.request, self.at, &mut self.breaks).await?;
-                self.taken = 0;
-                continue;
-            };
-            self.breaks = 0;
-            let bad = |e: crate::frame::Malformed| Error::Protocol(e.to_string());
-            match frame.kind {
-                Kind::Stdout | Kind::Stderr => {
-                    let (offset, data) = frame.read_output().map_err(bad)?;
-                    self.took(data.len()).await;
-                    self.at = offset + data.len() as u64;
-                    return Ok(match frame.kind {
-                        Kind::Stdout => Chunk::Stdout { offset, data },
-                        _ => Chunk::Stderr { offset, data },
-                    });
-                }
-                Kind::Gap => {
-                    let (offset, length) = frame.read_gap().map_err(bad)?;
-                    self.at = offset + length;
-                    return Ok(Chunk::Gap { offset, length });
-                }
-                _ => return answer(&frame, Kind::Ended, self.epoch).map(Chunk::Ended),
-            }
-        }
-    }
-
-    /// Sends input; waits while the command does not read. `false`: the command will get no more of it (it is over, or
-    /// the channel broke).
-    pub async fn input(&mut self, data: Bytes) -> bool {
-        !self.resumed && self.replies.input(data).await
-    }
-
-    /// Ends the input.
-    pub async fn end_input(&mut self) {
-        if !self.resumed {
-            self.replies.end_input().await;
-        }
-    }
-
-    async fn took(&mut self, bytes: usize) {
-        self.taken += u32::try_from(bytes).unwrap_or(u32::MAX);
-        if self.taken >= WINDOW / 2 {
-            self.replies.grant(self.taken).await;
-            self.taken = 0;
-        }
     }
 }

@@ -15,7 +15,7 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use crate::client::{Error, Options, Stream};
-use crate::frame::{Frame, Kind, MAX_DATA, STDIN_WINDOW};
+use crate::frame::{Frame, Kind, MAX_DATA, MAX_PAYLOAD, STDIN_WINDOW};
 use crate::message::{Code, Hands, Hello, PROTOCOL, Refused, from_frame, to_frame};
 use crate::wire::{Reader, Writer};
 
@@ -96,6 +96,12 @@ impl Connection {
         message: &T,
         window: u32,
     ) -> Result<Option<Replies>, Error> {
+        let mut frame = to_frame(kind, 0, message);
+        let size = frame.payload.len();
+        if size > MAX_PAYLOAD {
+            let message = format!("the request has {size} bytes, the channel carries {MAX_PAYLOAD}");
+            return Err(Error::Refused(Refused { code: Code::Invalid, message, current: None }));
+        }
         let (to, frames) = mpsc::unbounded_channel();
         let stdin = Arc::new(Semaphore::new(STDIN_WINDOW as usize));
         let id = {
@@ -104,11 +110,7 @@ impl Connection {
                 return Ok(None);
             }
             if t.slots.len() >= MAX_STREAMS {
-                return Err(Error::Refused(Refused {
-                    code: Code::Busy,
-                    message: format!("{MAX_STREAMS} requests are under way on this channel"),
-                    current: None,
-                }));
+                return Err(Error::Busy(format!("{MAX_STREAMS} requests are under way on this channel")));
             }
             loop {
                 t.last = t.last.wrapping_add(1).max(1);
@@ -120,19 +122,8 @@ impl Connection {
             t.slots.insert(id, Slot { to, window: u64::from(window), stdin: stdin.clone() });
             id
         };
+        frame.stream = id;
         let replies = Replies { id, frames, out: self.out.clone(), table: self.table.clone(), stdin, over: false };
-        let frame = to_frame(kind, id, message);
-        if frame.payload.len() > crate::frame::MAX_PAYLOAD {
-            return Err(Error::Refused(Refused {
-                code: Code::Invalid,
-                message: format!(
-                    "the request has {} bytes, the channel carries {}",
-                    frame.payload.len(),
-                    crate::frame::MAX_PAYLOAD
-                ),
-                current: None,
-            }));
-        }
         Ok(self.out.send(frame).await.is_ok().then_some(replies))
     }
 }
@@ -157,7 +148,7 @@ fn read_hello(frame: &Frame) -> Result<Hands, Error> {
     if frame.kind == Kind::Refused {
         let refused: Refused = from_frame(frame).map_err(Error::Protocol)?;
         return Err(match refused.code {
-            Code::Busy => Error::Unreachable(refused.message), // they make room, or will once they are idle
+            Code::Busy => Error::Busy(refused.message), // they make room, or will once they are idle
             Code::Version => Error::Version(refused.message),
             _ => Error::Refused(refused),
         });

@@ -7,10 +7,12 @@
 
 pub mod client;
 mod connection;
+mod exec;
 pub mod frame;
 pub mod message;
 mod seam;
 pub mod wire;
 
-pub use client::{Chunk, Client, Dial, Error, Exec, Options, Session, Source, Stream};
+pub use client::{Client, Dial, Error, Options, Session, Source, Stream};
 pub use connection::MAX_STREAMS;
+pub use exec::{Chunk, Exec};

@@ -19,6 +19,7 @@ impl From<Error> for sandbox::Error {
             {
                 Self::Refused(r.message)
             }
+            Error::Busy(why) => Self::Busy(why),
             other => Self::None(other.to_string()),
         }
     }

@@ -8,8 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::json;
 use tokio::io::DuplexStream;
+use torpor_core::sandbox;
 use torpor_core::{CallId, Epoch, Position};
-use torpor_exec_channel::frame::{Frame, Kind};
+use torpor_exec_channel::frame::{Frame, Kind, MAX_PAYLOAD};
 use torpor_exec_channel::message::{
     Code, Ended, Exit, Extent, Hands, Hello, Open, Opened, PROTOCOL, Refused, to_frame,
 };
@@ -58,9 +59,13 @@ impl Peer {
 
 /// A client and the ends of the streams it will dial, in order.
 fn pair(dials: usize) -> (Source, Vec<Peer>) {
+    patient(dials, Duration::from_millis(100))
+}
+
+/// The same, with a client of this patience.
+fn patient(dials: usize, patience: Duration) -> (Source, Vec<Peer>) {
     let (ours, theirs): (Vec<_>, Vec<_>) = (0..dials).map(|_| tokio::io::duplex(1 << 16)).unzip();
     let peers = theirs.into_iter().map(tokio::io::split).map(|(r, w)| Peer(Reader::new(r), Writer::new(w)));
-    let patience = Duration::from_millis(100);
     let options = Options { program: "test".into(), name: "test".into(), patience, settings: None };
     (Client::new(Streams(Mutex::new(ours.into_iter().rev().collect())), options), peers.collect())
 }
@@ -230,4 +235,115 @@ async fn all_who_wait_share_one_attempt_and_its_failure() {
     let after = dials.load(Ordering::Relaxed);
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!(dials.load(Ordering::Relaxed), after);
+}
+
+fn refused(stream: u32, code: Code) -> Frame {
+    to_frame(Kind::Refused, stream, &Refused { code, message: format!("{code:?}"), current: None })
+}
+
+#[tokio::test(start_paused = true)]
+async fn hands_that_are_in_use_are_named_soon_as_busy() {
+    let (client, peers) = patient(20, Duration::from_secs(15));
+    let begun = tokio::time::Instant::now();
+    let hands = async {
+        let mut kept = Vec::new();
+        for mut peer in peers {
+            if peer.0.next().await.ok().flatten().is_some() {
+                peer.send(refused(0, Code::Busy)).await;
+            }
+            kept.push(peer);
+        }
+        kept
+    };
+    let brain = async {
+        let opened = client.open(open()).await.unwrap_err();
+        assert!(begun.elapsed() <= Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert!(matches!(&opened, Error::Busy(why) if why == "Busy"), "{opened:?}");
+        assert!(matches!(sandbox::Error::from(opened), sandbox::Error::Busy(_)));
+    };
+    tokio::select! { _ = hands => panic!("all dials were used up"), () = brain => {} }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_is_repeated_while_the_hands_are_busy_within_bounds() {
+    let patience = Duration::from_secs(15);
+    let (client, mut peers) = patient(1, patience);
+    let mut peer = peers.remove(0);
+    let asked = AtomicU32::new(0);
+    let hands = async {
+        peer.greet().await;
+        peer.answer_open().await;
+        loop {
+            let frame = peer.next().await;
+            match asked.fetch_add(1, Ordering::Relaxed) {
+                2 => peer.send(ended(frame.stream)).await,
+                _ => peer.send(refused(frame.stream, Code::Busy)).await,
+            }
+        }
+    };
+    let brain = async {
+        let session = client.open(open()).await.unwrap();
+        let (id, tool, input) = call();
+        let first = session.call(id.clone(), "i".into(), tool.into(), input.clone()).await;
+        assert_eq!((first.unwrap().exit, asked.load(Ordering::Relaxed)), (Exit::Code(0), 3));
+        let begun = tokio::time::Instant::now();
+        let second = session.call(id, "i".into(), tool.into(), input).await;
+        assert!(matches!(second, Err(Error::Busy(_))), "{second:?}");
+        assert!(begun.elapsed() <= patience && begun.elapsed() > patience / 2, "{:?}", begun.elapsed());
+    };
+    tokio::select! { () = hands => {}, () = brain => {} }
+}
+
+#[tokio::test]
+async fn hands_that_forgot_the_session_are_told_of_it_once() {
+    let (client, mut peers) = pair(1);
+    let mut peer = peers.remove(0);
+    let hands = async {
+        peer.greet().await;
+        peer.answer_open().await;
+        let first = peer.next().await;
+        peer.send(refused(first.stream, Code::NotOpen)).await;
+        peer.answer_open().await;
+        let again = peer.next().await;
+        assert_eq!((again.kind, &again.payload), (Kind::Call, &first.payload));
+        peer.send(ended(again.stream)).await;
+        // Once: hands that forget it again are not to be trusted with it.
+        let second = peer.next().await;
+        peer.send(refused(second.stream, Code::NotOpen)).await;
+        peer.answer_open().await;
+        let again = peer.next().await;
+        peer.send(refused(again.stream, Code::NotOpen)).await;
+        peer
+    };
+    let brain = async {
+        let session = client.open(open()).await.unwrap();
+        let (id, tool, input) = call();
+        let first = session.call(id.clone(), "i".into(), tool.into(), input.clone()).await;
+        assert_eq!(first.unwrap().exit, Exit::Code(0));
+        session.call(id, "i".into(), tool.into(), input).await
+    };
+    let (_peer, second) = tokio::join!(hands, brain);
+    assert!(matches!(second, Err(Error::Refused(r)) if r.code == Code::NotOpen));
+}
+
+#[tokio::test]
+async fn a_request_that_is_too_large_is_refused_and_harms_nobody_else() {
+    let (client, mut peers) = pair(1);
+    let mut peer = peers.remove(0);
+    let hands = async {
+        peer.greet().await;
+        peer.answer_open().await;
+        let asked = peer.next().await;
+        peer.send(ended(asked.stream)).await;
+        peer
+    };
+    let brain = async {
+        let session = client.open(open()).await.unwrap();
+        let (id, tool, input) = call();
+        let large = json!({ "command": "x".repeat(MAX_PAYLOAD) });
+        let refused = session.call(id.clone(), "i".into(), tool.into(), large).await.unwrap_err();
+        assert!(matches!(sandbox::Error::from(refused), sandbox::Error::Refused(why) if why.contains("carries")));
+        assert_eq!(session.call(id, "i".into(), tool.into(), input).await.unwrap().exit, Exit::Code(0));
+    };
+    tokio::join!(hands, brain);
 }
