@@ -129,9 +129,9 @@ pub(crate) fn list(conn: &Connection, filter: &Filter) -> Result<Page, Fault> {
 
     let mut page = Page { runs: Vec::new(), next: None };
     let (mut last, mut bytes) = (0, 0);
-    let mut skipped = Vec::new();
+    let (mut skipped, mut first_skipped) = (0, None);
     while let Some(row) = rows.next()? {
-        if page.runs.len() == limit || bytes >= MAX_PAGE_BYTES || skipped.len() == MAX_SKIPPED {
+        if page.runs.len() == limit || bytes >= MAX_PAGE_BYTES || skipped == MAX_SKIPPED {
             page.next = Some(format!("{last:x}"));
             break;
         }
@@ -141,11 +141,15 @@ pub(crate) fn list(conn: &Connection, filter: &Filter) -> Result<Page, Fault> {
                 bytes += json_bytes(row)?;
                 page.runs.push(record);
             }
-            Err(fault) => skipped.push(fault.unreadable()?),
+            Err(fault) => {
+                let what = fault.unreadable()?;
+                first_skipped.get_or_insert(what);
+                skipped += 1;
+            }
         }
     }
-    if let Some(first) = skipped.first() {
-        tracing::warn!(runs = skipped.len(), first, "left out of a list what this build cannot read");
+    if let Some(first) = first_skipped {
+        tracing::warn!(runs = skipped, first, "left out of a list what this build cannot read");
     }
     Ok(page)
 }

@@ -10,6 +10,9 @@ use crate::fault::Fault;
 use crate::record::{lossy, sql};
 use crate::writer::Batch;
 
+/// Most of what is wrong with a run that its dead letter quotes, in characters: it may quote the run.
+const MAX_REASON_CHARS: usize = 500;
+
 /// A run ended with the entry at this position.
 pub(crate) fn ended(b: &mut Batch<'_>, session: i64, run: &RunId, status: &str, at: Position) -> Result<(), Fault> {
     let row: i64 =
@@ -34,6 +37,7 @@ pub(crate) fn set_aside(b: &mut Batch<'_>, session: i64, row: i64, why: &str) ->
         )?
         .query_row(params![row, Status::Failed.as_str(), sql(b.now())], |r| Ok(lossy(r, 0)?.into_owned()))
         .optional()?;
+    let why: String = why.chars().take(MAX_REASON_CHARS).collect();
     let reason = format!("its stored form cannot be read by this build: {why}");
     tracing::error!(run = run.as_deref().unwrap_or("unknown"), row, reason, "set a run aside as a dead letter");
     if let Some(run) = &run {

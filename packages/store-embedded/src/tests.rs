@@ -146,8 +146,9 @@ async fn a_claim_whose_commit_failed_loses_no_run() {
 }
 
 /// A set of damage, and what each is called in the dead letter.
-const DAMAGE: [(&str, &str); 5] = [
+const DAMAGE: [(&str, &str); 6] = [
     ("UPDATE run SET spec = json_set(spec, '$.work.kind', 'solve') WHERE run_id = ?1", "unknown variant `solve`"),
+    ("UPDATE run SET spec = json_set(spec, '$.work.kind', hex(zeroblob(100000))) WHERE run_id = ?1", "`00000"),
     ("UPDATE run SET status = 'dozing' WHERE run_id = ?1", "\"dozing\" is not known"),
     ("UPDATE run SET attempts = 'many' WHERE run_id = ?1", "Text"),
     ("UPDATE run SET created_ms = -1 WHERE run_id = ?1", "a count is -1"),
@@ -172,6 +173,7 @@ async fn damage_of_any_kind_stops_nobody() {
         let letters = f.store.dead_letters(10).await.unwrap();
         let letter = letters.iter().find(|l| l.run == bad.run_id).expect(damage);
         assert!(letter.reason.contains(why), "{damage}: {}", letter.reason);
+        assert!(letter.reason.len() < 1_000, "{damage}: a reason of {} bytes", letter.reason.len());
 
         let spec = serde_json::to_string(&bad.spec).unwrap().replace('\'', "''");
         let mend = format!("UPDATE run SET spec = '{spec}', attempts = 0, created_ms = 1 WHERE run_id = ?1");

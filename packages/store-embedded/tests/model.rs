@@ -15,7 +15,7 @@ use torpor_core::log::{Append, AppendError, SessionLog as _};
 use torpor_core::outcome::{Outcome, Status};
 use torpor_core::queue::{Backlog, Enqueued, Expects, LeaseKey, NewRun, Release, WorkQueue as _};
 use torpor_core::run::RunStore as _;
-use torpor_core::{Clock as _, Epoch, Position, RunId, Timestamp, WorkerId};
+use torpor_core::{Clock as _, Epoch, Position, RunId, Timestamp, WorkerId, store};
 use torpor_store_embedded::{Options, Store};
 use torpor_testkit::clock::ManualClock;
 use torpor_testkit::sample::{first, key};
@@ -27,12 +27,36 @@ const WORKERS: u8 = 3;
 /// One step. Indexes are taken modulo what is there.
 #[derive(Debug, Clone)]
 enum Step {
-    Enqueue { session: u8, priority: i8, delay: u16, claim: bool },
-    Claim { worker: u8, max: u8 },
-    Append { lease: usize, progress: bool, end: bool },
-    Heartbeat { lease: usize },
-    Release { lease: usize, why: u8, delay: u16 },
-    Pass { ms: u16 },
+    Enqueue {
+        session: u8,
+        priority: i8,
+        delay: u16,
+        claim: bool,
+    },
+    Claim {
+        worker: u8,
+        max: u8,
+    },
+    Append {
+        lease: usize,
+        progress: bool,
+        end: bool,
+    },
+    Heartbeat {
+        lease: usize,
+    },
+    Release {
+        lease: usize,
+        why: u8,
+        delay: u16,
+    },
+    Pass {
+        ms: u16,
+    },
+    /// Makes a run unreadable, wherever it stands.
+    Spoil {
+        run: usize,
+    },
     Reopen,
 }
 
@@ -48,6 +72,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (any::<usize>(), 0..3u8, 0..1_500u16)
             .prop_map(|(lease, why, delay)| Step::Release { lease, why, delay }),
         4 => (1..1_200u16).prop_map(|ms| Step::Pass { ms }),
+        1 => any::<usize>().prop_map(|run| Step::Spoil { run }),
         1 => Just(Step::Reopen),
     ];
     prop::collection::vec(step, 1..60)
@@ -64,6 +89,8 @@ struct Run {
     attempts: u32,
     progressed: bool,
     ended: bool,
+    spoiled: bool,
+    set_aside: bool,
 }
 
 #[derive(Default)]
@@ -89,6 +116,27 @@ impl Model {
         found
     }
 
+    /// What a claim answers, and what it sets aside on its way.
+    fn claim_up_to(&mut self, max: usize, worker: u8, now: u64) -> Vec<(usize, u64)> {
+        let mut claimed = Vec::new();
+        loop {
+            let mut found = self.claimable(now);
+            found.truncate(max - claimed.len());
+            let mut all_readable = true;
+            for n in found {
+                if self.runs[n].spoiled {
+                    (self.runs[n].ended, self.runs[n].set_aside, self.runs[n].owner) = (true, true, None);
+                    all_readable = false;
+                } else {
+                    claimed.push((n, self.claim(n, worker, now)));
+                }
+            }
+            if all_readable {
+                return claimed;
+            }
+        }
+    }
+
     fn claim(&mut self, n: usize, worker: u8, now: u64) -> u64 {
         let run = &mut self.runs[n];
         let epoch = self.epochs.entry(run.session).or_default();
@@ -100,7 +148,8 @@ impl Model {
     }
 
     fn backlog(&self, now: u64) -> Backlog {
-        let mut counts = Backlog::default();
+        let dead = self.runs.iter().filter(|run| run.set_aside).count() as u64;
+        let mut counts = Backlog { dead, ..Backlog::default() };
         for n in (0..self.runs.len()).filter(|n| !self.runs[*n].ended) {
             if self.is_claimable(n, now) {
                 counts.ready += 1;
@@ -170,11 +219,9 @@ impl Test {
             Step::Enqueue { session, priority, delay, claim } => self.enqueue(session, priority, delay, claim).await,
             Step::Claim { worker: w, max } => {
                 let leases = self.store().claim(&worker(w), max.into(), Duration::ZERO).await.unwrap();
-                let mut want = self.model.claimable(now);
-                want.truncate(max.into());
+                let want = self.model.claim_up_to(max.into(), w, now);
                 assert_eq!(leases.len(), want.len());
-                for (lease, n) in leases.iter().zip(want) {
-                    let epoch = self.model.claim(n, w, now);
+                for (lease, (n, epoch)) in leases.iter().zip(want) {
                     assert_eq!((&lease.record.run_id, lease.epoch.0), (&self.model.runs[n].id, epoch));
                     assert_eq!(lease.attempt, self.model.runs[n].attempts);
                     assert_eq!(lease.head.position.0, self.model.heads[&self.model.runs[n].session]);
@@ -202,6 +249,12 @@ impl Test {
                     run.attempts -= u32::from(!matches!(why, Release::Retry { .. }));
                 }
             }
+            Step::Spoil { run } => {
+                let Some(n) = run.checked_rem(self.model.runs.len()) else { return };
+                self.model.runs[n].spoiled = true;
+                let db = rusqlite::Connection::open(self.dir.path().join("store.db")).unwrap();
+                db.execute("UPDATE run SET spec = '{}' WHERE run_id = ?1", [self.model.runs[n].id.as_str()]).unwrap();
+            }
             Step::Pass { ms } => self.clock.advance(Duration::from_millis(ms.into())),
             Step::Reopen => {
                 self.open();
@@ -227,7 +280,18 @@ impl Test {
         };
         let answer = self.store().enqueue(new).await.unwrap();
         self.model.heads.entry(session).or_default();
-        let run = Run { id, session, priority, due, owner: None, attempts: 0, progressed: false, ended: false };
+        let run = Run {
+            id,
+            session,
+            priority,
+            due,
+            owner: None,
+            attempts: 0,
+            progressed: false,
+            ended: false,
+            spoiled: false,
+            set_aside: false,
+        };
         self.model.runs.push(run);
         let n = self.model.runs.len() - 1;
         match answer {
@@ -286,7 +350,12 @@ impl Test {
 
     async fn check_all(&self) {
         for run in &self.model.runs {
-            let record = self.store().get(&run.id).await.unwrap().expect("no run is lost");
+            let record = self.store().get(&run.id).await;
+            if run.spoiled {
+                assert!(matches!(record, Err(store::Error::Unreadable(_))), "{record:?}");
+                continue;
+            }
+            let record = record.unwrap().expect("no run is lost");
             assert_eq!(record.status == Status::Cancelled, run.ended);
             assert_eq!(record.attempts, run.attempts);
         }
