@@ -53,7 +53,17 @@ pub struct Open {
     pub epoch: Epoch,
     /// A directory to work in instead of a fresh one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workspace: Option<String>,
+    pub workspace: Option<Workspace>,
+}
+
+/// A directory to work in, and where the caller may choose one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Workspace {
+    /// The directory: absolute.
+    pub path: String,
+    /// Directories one of which it must be or lie below, links resolved.
+    pub roots: Vec<String>,
 }
 
 /// Answer to [`Open`].

@@ -3,7 +3,7 @@
 //! Owns: the file format (one record a line, `<8 hex digits of SHA-256> <JSON>`), loading, and the order of writes.
 //! Must not know: what a call does.
 //!
-//! A record that something is about to depend on (`Opened`, `Fence`, `Accepted`) is synced, with all before it, before
+//! A record that something is about to depend on (all but `Ended`) is synced, with all before it, before
 //! its append returns. An `Ended` is written, and synced by whatever comes next: when the whole machine dies in between,
 //! the call is lost, which is what everybody is told then, and is not run again. So a crash can tear only what follows
 //! the last synced record: loading drops a broken end, and refuses a file that is broken before that.
@@ -52,6 +52,11 @@ pub(crate) enum Record {
         /// Stands for tool and arguments: who asks for this position with another one does not mean this call.
         digest: String,
     },
+    /// A call that nobody has asked for yet is not to be run.
+    Cancelled {
+        /// Its position.
+        position: u64,
+    },
     /// A call is over.
     Ended {
         /// Its position.
@@ -92,13 +97,16 @@ pub(crate) enum Known {
         /// What was asked for.
         digest: String,
     },
+    /// Cancelled before anybody asked for it.
+    Cancelled,
 }
 
 impl Known {
     /// What was asked for.
-    pub(crate) fn digest(&self) -> &str {
+    pub(crate) fn digest(&self) -> Option<&str> {
         match self {
-            Self::Open { digest, .. } | Self::Ended { digest, .. } => digest,
+            Self::Open { digest, .. } | Self::Ended { digest, .. } => Some(digest),
+            Self::Cancelled => None,
         }
     }
 }
@@ -227,9 +235,13 @@ fn replay(bytes: &[u8]) -> Result<(Past, u64), usize> {
             Record::Accepted { position, incarnation, digest, .. } => {
                 past.calls.insert(position, Known::Open { incarnation, digest });
             }
+            Record::Cancelled { position } => {
+                past.calls.insert(position, Known::Cancelled);
+            }
             Record::Ended { position, .. } => {
                 let Some(known) = past.calls.get_mut(&position) else { return Err(at) };
-                *known = Known::Ended { place, digest: known.digest().to_owned() };
+                let Some(digest) = known.digest() else { return Err(at) };
+                *known = Known::Ended { place, digest: digest.to_owned() };
             }
         }
         at += n + 1;

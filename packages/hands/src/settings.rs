@@ -31,8 +31,6 @@ pub struct Settings {
     pub orphan: Duration,
     /// Whether the daemon ends once it was idle for `orphan`.
     pub exit_when_idle: bool,
-    /// Folders below which a session may name a workspace of its own.
-    pub roots: Vec<PathBuf>,
     /// Further folders and files that commands may read and execute.
     pub readable: Vec<PathBuf>,
     /// Search path of commands.
@@ -50,7 +48,6 @@ impl Settings {
             network: false,
             orphan: DEFAULT_ORPHAN,
             exit_when_idle: false,
-            roots: Vec::new(),
             readable: Vec::new(),
             path: DEFAULT_PATH.to_owned(),
         }
@@ -65,7 +62,6 @@ impl Settings {
         pair("--prefer", self.prefer.as_str().into());
         pair("--orphan-ms", self.orphan.as_millis().to_string().into());
         pair("--path", self.path.clone().into());
-        self.roots.iter().for_each(|r| pair("--root", r.clone().into()));
         self.readable.iter().for_each(|r| pair("--readable", r.clone().into()));
         if self.network {
             args.push("--network".into());
@@ -107,16 +103,14 @@ impl Settings {
                     out.orphan = Duration::from_millis(ms);
                 }
                 "--path" => out.path = text(value()?)?,
-                "--root" => out.roots.push(value()?.into()),
                 "--readable" => out.readable.push(value()?.into()),
                 "--network" => out.network = true,
                 "--exit-when-idle" => out.exit_when_idle = true,
                 _ => return Err(format!("unknown argument `{name}`")),
             }
         }
-        for (flag, path) in std::iter::once(("--state", &out.state))
-            .chain(out.roots.iter().map(|r| ("--root", r)))
-            .chain(out.readable.iter().map(|r| ("--readable", r)))
+        for (flag, path) in
+            std::iter::once(("--state", &out.state)).chain(out.readable.iter().map(|r| ("--readable", r)))
         {
             if !path.is_absolute() {
                 return Err(format!("{flag} must be an absolute path, got `{}`", path.display()));
@@ -142,8 +136,7 @@ mod tests {
             network: true,
             orphan: Duration::from_millis(1500),
             exit_when_idle: true,
-            roots: vec!["/a b".into(), "/c".into()],
-            readable: vec!["/opt".into()],
+            readable: vec!["/a b".into(), "/opt".into()],
             path: "/bin".into(),
             ..Settings::new("/state".into())
         };

@@ -67,7 +67,6 @@ impl Config {
             network: self.network,
             orphan: self.orphan,
             exit_when_idle: true,
-            roots: self.workspace_roots.clone(),
             readable: self.readable.clone(),
             path: self.path.clone().unwrap_or(defaults.path),
             ..defaults
@@ -122,7 +121,10 @@ impl Local {
             let why = format!("the hands confine at level `{found}`, not `{}` as before: start again", self.level);
             return Err(Error::None(why));
         }
-        let open = message::Open { session: open.session.digest(), epoch: open.epoch, workspace: open.workspace };
+        // A root that is not UTF-8 has nothing below it that a session could name.
+        let roots = || self.config.workspace_roots.iter().filter_map(|r| r.to_str()).map(str::to_owned).collect();
+        let workspace = open.workspace.map(|path| message::Workspace { path, roots: roots() });
+        let open = message::Open { session: open.session.digest(), epoch: open.epoch, workspace };
         Ok(self.client.open(open).await?)
     }
 }

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use torpor_core::message::ToolResult;
@@ -31,9 +31,10 @@ fn main() -> ExitCode {
         the_seam_keeps_its_promises().await;
         killing_the_brain_harms_nothing().await;
         what_is_not_allowed_is_refused().await;
+        other_workspaces_share_the_hands().await;
         other_settings_get_other_hands().await;
     });
-    println!("test result: ok. 5 passed");
+    println!("test result: ok. 6 passed");
     ExitCode::SUCCESS
 }
 
@@ -42,6 +43,11 @@ fn config(dir: &Path) -> Config {
     // Deep enough that the socket's path does not fit an address.
     let state = dir.join("a-folder-with-a-long-name".repeat(5)).join("state");
     Config { orphan: Duration::from_millis(500), allow: Level::Reduced, ..Config::new(state, program) }
+}
+
+/// The workspace of the session, as this machine sees it.
+fn own(dir: &Path) -> PathBuf {
+    config(dir).state_dir.join("sessions").join(key().digest()).join("leaf/workspace")
 }
 
 fn key() -> SessionKey {
@@ -149,18 +155,73 @@ async fn what_is_not_allowed_is_refused() {
     assert!(matches!(Local::new(nowhere), Err(Error::None(_))));
 }
 
+async fn other_workspaces_share_the_hands() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| {
+        let root = dir.path().canonicalize().unwrap().join(name);
+        std::fs::create_dir_all(&root).unwrap();
+        let local = Local::new(Config { workspace_roots: vec![root.clone()], ..config(dir.path()) }).unwrap();
+        let path = root.to_str().unwrap().to_owned();
+        (local, root, move |session: &str| Open {
+            session: SessionKey::new("tenant", session).unwrap(),
+            epoch: Epoch(1),
+            workspace: Some(path.clone()),
+        })
+    };
+    let ((first, root, in_first), (second, other_root, in_second)) = (at("first"), at("second"));
+    let (a, id) = (first.open(in_first("a")).await.unwrap(), |session: &str| CallId {
+        session: SessionKey::new("tenant", session).unwrap().digest(),
+        position: Position(1),
+    });
+    let us = a.identity().incarnation.clone();
+    let run = |session: &str, command: &str| Call {
+        id: id(session),
+        incarnation: us.clone(),
+        tool: "bash".into(),
+        input: json!({ "command": command }),
+    };
+    let meanwhile = async {
+        let b = second.open(in_second("b")).await.unwrap();
+        assert_eq!(b.identity(), a.identity());
+        assert_eq!(b.call(run("b", "touch made; ls")).await.unwrap(), finished("made"));
+        std::fs::write(root.join("go"), "").unwrap();
+    };
+    let slow = a.call(run("a", "while [ ! -e go ]; do sleep 0.01; done; ls"));
+    assert_eq!(tokio::join!(slow, meanwhile).0.unwrap(), finished("go"));
+    assert!(other_root.join("made").exists());
+    // What one brain may open, another may not: the roots come with the request.
+    assert!(matches!(second.open(in_first("c")).await, Err(Error::Refused(_))));
+    std::os::unix::fs::symlink(&root, other_root.join("link")).unwrap();
+    let around = Open { workspace: Some(other_root.join("link").to_str().unwrap().to_owned()), ..in_second("d") };
+    assert!(matches!(second.open(around).await, Err(Error::Refused(_))));
+}
+
 async fn other_settings_get_other_hands() {
     let dir = tempfile::tempdir().unwrap();
     let first = Local::new(config(dir.path())).unwrap();
     let before = open(&first, 1).await;
     let us = before.identity().clone();
     let other = || Local::new(Config { path: Some("/usr/bin:/bin".into()), ..config(dir.path()) }).unwrap();
-    // While a brain is attached its hands stay; once they are idle they make room.
-    let waiting = tokio::spawn({
-        let other = other();
-        async move { open(&other, 2).await.identity().clone() }
-    });
-    assert_eq!(bash(&*before, 1, &us, "sleep 0.2; echo undisturbed").await, finished("undisturbed"));
+    // While they run a command, or a brain is attached, hands stay, and say so long before patience ends; once they are
+    // idle they make room.
+    let other = other();
+    let request = || Open { session: key(), epoch: Epoch(2), workspace: None };
+    let asked = async {
+        let begun = Instant::now();
+        let busy = other.open(request()).await;
+        assert!(matches!(&busy, Err(Error::Busy(why)) if why.contains("other settings")), "{:?}", busy.err());
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        std::fs::write(own(dir.path()).join("go"), "").unwrap();
+    };
+    let slow = bash(&*before, 1, &us, "while [ ! -e go ]; do sleep 0.01; done; echo undisturbed");
+    assert_eq!(tokio::join!(slow, asked).0, finished("undisturbed"));
     drop((before, first));
-    assert_ne!(waiting.await.unwrap().incarnation, us.incarnation);
+    let next = loop {
+        match other.open(request()).await {
+            Ok(next) => break next,
+            Err(Error::Busy(_)) => {}
+            Err(e) => panic!("{e}"),
+        }
+    };
+    assert_ne!(next.identity().incarnation, us.incarnation);
 }

@@ -151,12 +151,17 @@ pub(super) async fn run(session: &Arc<Session>, call: &Arc<Call>) {
         () = call.cancelled() => None,
     };
     let ended = match (&turn, call.tool()) {
-        (None, _) => tool_end("Operation aborted".into(), true, Exit::Cancelled),
+        (None, _) => aborted(),
         (_, "bash") => bash::run(session, call).await,
         (_, name) if torpor_tools::NAMES.contains(&name) => run_tool(session, call).await,
         (_, name) => tool_end(format!("Unknown tool: {name}"), true, Exit::NotStarted),
     };
     session.finish(call, ended).await;
+}
+
+/// The end of a call that was cancelled and has nothing to show.
+pub(super) fn aborted() -> Ended {
+    tool_end("Operation aborted".into(), true, Exit::Cancelled)
 }
 
 /// An end without output.
@@ -194,7 +199,7 @@ async fn run_tool(session: &Session, call: &Call) -> Ended {
             tool_end(text, is_error, if cancelled { Exit::Cancelled } else { Exit::Answered })
         }
         Some(Report::NotStarted(why)) => not_started(why),
-        _ if cancelled => tool_end("Operation aborted".into(), true, Exit::Cancelled),
+        _ if cancelled => aborted(),
         _ => tool_end("The tool was killed before it had an answer".into(), true, Exit::Signal(libc::SIGKILL)),
     }
 }

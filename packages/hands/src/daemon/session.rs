@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use torpor_core::Epoch;
 use torpor_core::envelope::canonical_hash;
-use torpor_exec_channel::message::{Call as Request, Code, Ended, Exit, Extent, Opened, Refused, State};
+use torpor_exec_channel::message::{Call as Request, Code, Ended, Exit, Extent, Opened, Refused, State, Workspace};
 
 use super::bash::Input;
 use super::call::{self, Call};
@@ -95,7 +95,7 @@ impl Session {
     }
 
     /// Binds the session to its workspace, and raises the fence.
-    pub(super) async fn open(&self, epoch: Epoch, workspace: Option<&str>) -> Result<Opened, Refused> {
+    pub(super) async fn open(&self, epoch: Epoch, workspace: Option<&Workspace>) -> Result<Opened, Refused> {
         let mut inner = self.lock().await;
         self.raise(&mut inner, epoch).await?;
         let wanted = workspace.map(|w| self.allowed(w)).transpose()?;
@@ -127,7 +127,7 @@ impl Session {
         let position = request.id.position.0;
         let digest = canonical_hash(&serde_json::json!([request.tool, request.input]));
         let before = inner.live.get(&position).map(|c| c.digest());
-        if let Some(before) = before.or_else(|| inner.past.get(&position).map(Known::digest))
+        if let Some(before) = before.or_else(|| inner.past.get(&position).and_then(Known::digest))
             && before != digest
         {
             let session = &request.id.session;
@@ -189,16 +189,21 @@ impl Session {
         }
         Ok(match inner.past.get(&position) {
             None => State::Unknown,
-            Some(Known::Ended { .. }) => State::Ended,
+            Some(Known::Ended { .. } | Known::Cancelled) => State::Ended,
             Some(Known::Open { .. }) => State::Lost,
         })
     }
 
-    /// Ends a call and waits until nothing of it runs.
+    /// Ends a call and waits until nothing of it runs. One that is not known (its request may still be under way, or be
+    /// sent by an owner that does not know better) will never be run.
     pub(super) async fn cancel(&self, epoch: Epoch, position: u64) -> Result<(), Refused> {
         let mut inner = self.lock().await;
         self.raise(&mut inner, epoch).await?;
         let live = inner.live.get(&position).cloned();
+        if live.is_none() && !inner.past.contains_key(&position) {
+            inner.journal.append(&Record::Cancelled { position }).await.map_err(failed("write the journal"))?;
+            inner.past.insert(position, Known::Cancelled);
+        }
         drop(inner);
         if let Some(call) = live {
             call.cancel();
@@ -236,6 +241,7 @@ impl Session {
                 let ended = inner.journal.ended(*place).map_err(failed("read the journal"))?;
                 Some(Attached::Over(Box::new(ended)))
             }
+            Some(Known::Cancelled) => Some(Attached::Over(Box::new(call::aborted()))),
             Some(Known::Open { incarnation, .. }) => {
                 let why = format!("the hands ended while the call was running (they were {incarnation})");
                 Some(Attached::Over(Box::new(lost(why))))
@@ -286,7 +292,11 @@ impl Session {
     fn setup(&self, inner: &Inner) -> Result<Setup, Refused> {
         let own = self.dir.join("leaf");
         let workspace = match &inner.opened {
-            Some(Some(given)) => self.allowed(&given.display().to_string())?,
+            Some(Some(given)) if self.folder(given)? == *given => given.clone(),
+            Some(Some(given)) => {
+                let why = format!("workspace `{}` was replaced by a link since it was opened", given.display());
+                return Err(refuse(Code::Invalid, why));
+            }
             _ => own.join("workspace"),
         };
         let settings = &self.shared.settings;
@@ -303,21 +313,30 @@ impl Session {
         })
     }
 
-    /// A workspace that was named must exist and lie below an allowed root, links resolved.
-    fn allowed(&self, workspace: &str) -> Result<PathBuf, Refused> {
-        let settings = &self.shared.settings;
-        let path = Path::new(workspace);
+    /// The folder that a named workspace is, links resolved. It must lie below one of the roots.
+    fn allowed(&self, workspace: &Workspace) -> Result<PathBuf, Refused> {
+        let real = self.folder(Path::new(&workspace.path))?;
+        let below = |root: &String| fs::canonicalize(root).is_ok_and(|root| real.starts_with(root));
+        if workspace.roots.iter().any(below) {
+            return Ok(real);
+        }
+        let path = &workspace.path;
+        Err(refuse(Code::Invalid, format!("workspace `{path}` is not below an allowed root")))
+    }
+
+    /// The folder at `path`, links resolved.
+    fn folder(&self, path: &Path) -> Result<PathBuf, Refused> {
+        let bad = |what: String| refuse(Code::Invalid, format!("workspace `{}` {what}", path.display()));
         if !path.is_absolute() {
-            return Err(refuse(Code::Invalid, format!("workspace `{workspace}` must be an absolute path")));
+            return Err(bad("must be an absolute path".into()));
         }
-        let real =
-            fs::canonicalize(path).map_err(|e| refuse(Code::Invalid, format!("workspace `{workspace}`: {e}")))?;
-        let below = |root: &PathBuf| fs::canonicalize(root).is_ok_and(|root| real.starts_with(root));
-        if !real.is_dir() || !settings.roots.iter().any(below) || real.to_str().is_none() {
-            return Err(refuse(Code::Invalid, format!("workspace `{workspace}` is no folder below an allowed root")));
+        let real = fs::canonicalize(path).map_err(|e| bad(format!("cannot be used: {e}")))?;
+        if !real.is_dir() || real.to_str().is_none() {
+            return Err(bad("is no folder with a name in UTF-8".into()));
         }
-        if settings.state.starts_with(&real) || real.starts_with(&settings.state) {
-            return Err(refuse(Code::Invalid, format!("workspace `{workspace}` overlaps the hands' own folder")));
+        let state = &self.shared.settings.state;
+        if state.starts_with(&real) || real.starts_with(state) {
+            return Err(bad("overlaps the hands' own folder".into()));
         }
         Ok(real)
     }

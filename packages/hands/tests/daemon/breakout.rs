@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use serde_json::json;
 use torpor_exec_channel::Session;
 use torpor_exec_channel::message::Exit;
+use torpor_exec_channel::message::{Open, Workspace};
 use torpor_hands::Level;
 
 use crate::support::{Daemon, SESSION, bash, call, ok, open, text};
@@ -217,12 +218,15 @@ async fn a_named_workspace_must_lie_below_an_allowed_root() {
     fs::create_dir_all(root.join("project")).unwrap();
     fs::create_dir_all(outside.path().join("rootless")).unwrap();
     std::os::unix::fs::symlink("/etc", root.join("link")).unwrap();
-    let daemon = Daemon::with(|s| s.roots = vec![root.clone()]).unwrap();
+    let daemon = Daemon::start();
     let open_at = async |digest: char, path: PathBuf| {
-        let open = torpor_exec_channel::message::Open {
+        let open = Open {
             session: SESSION.replace('0', &digest.to_string()),
             epoch: torpor_core::Epoch(1),
-            workspace: Some(path.display().to_string()),
+            workspace: Some(Workspace {
+                path: path.display().to_string(),
+                roots: vec![root.display().to_string(), "/no/such/folder".into()],
+            }),
         };
         daemon.client().open(open).await
     };
@@ -237,6 +241,14 @@ async fn a_named_workspace_must_lie_below_an_allowed_root() {
     assert!(root.join("project/made-inside").exists());
     let moved = open_at('e', root.clone()).await.unwrap_err().to_string();
     assert!(moved.contains("the session's workspace is"), "{moved}");
+    // Nor may it become a way out afterwards.
+    fs::create_dir(root.join("later")).unwrap();
+    let session = open_at('f', root.join("later")).await.unwrap();
+    fs::remove_dir(root.join("later")).unwrap();
+    std::os::unix::fs::symlink(outside.path().join("rootless"), root.join("later")).unwrap();
+    let replaced = call(&session, 1, "bash", json!({ "command": "touch made-outside" })).await;
+    assert!(text(&replaced).contains("was replaced by a link"), "{}", text(&replaced));
+    assert!(!outside.path().join("rootless/made-outside").exists());
 }
 
 #[tokio::test]

@@ -67,9 +67,45 @@ async fn cancelling_ends_everything_the_command_started() {
     assert_dead(&dir).await;
     let ended = running.await.unwrap();
     assert_eq!((ended.exit, ended.result.map(|r| r.is_error)), (Exit::Cancelled, Some(true)));
-    // What is over, or was never there, can be cancelled too.
+    // What is over can be cancelled too, and stays what it was.
     session.cancel(id(&session, 1)).await.unwrap();
-    session.cancel(id(&session, 77)).await.unwrap();
+    assert_eq!(session.status(id(&session, 1)).await.unwrap(), State::Ended);
+}
+
+#[tokio::test]
+async fn a_cancel_that_overtakes_its_call_keeps_it_from_ever_running() {
+    let mut daemon = Daemon::start();
+    let session = daemon.open(1).await;
+    session.cancel(id(&session, 1)).await.unwrap();
+    let dir = workspace(&daemon, session.digest());
+    let never = json!({ "command": "touch never" });
+    for (tool, input) in [("bash", never.clone()), ("ls", json!({}))] {
+        let ended = call(&session, 1, tool, input).await;
+        assert_eq!((ended.exit, ended.result.map(|r| r.is_error)), (Exit::Cancelled, Some(true)));
+    }
+    assert_eq!(session.status(id(&session, 1)).await.unwrap(), State::Ended);
+    // Nor after a crash, for a brain that asks the hands that are there now.
+    daemon.restart();
+    let session = daemon.open(2).await;
+    assert_eq!(call(&session, 1, "bash", never).await.exit, Exit::Cancelled);
+    assert_eq!(text(&call(&session, 2, "ls", json!({})).await).trim(), "(empty directory)");
+    assert!(!dir.join("never").exists());
+}
+
+#[tokio::test]
+async fn hands_that_lost_their_state_are_told_the_session_again() {
+    let mut daemon = Daemon::start();
+    let session = daemon.open(1).await;
+    ok(&session, 1, "touch here").await;
+    daemon.kill();
+    std::fs::remove_dir_all(daemon.state().join("sessions")).unwrap();
+    daemon.restart();
+    // What has no effects is simply done; what has, and was asked of those that are gone, is lost.
+    assert_eq!(text(&call(&session, 2, "ls", json!({})).await).trim(), "(empty directory)");
+    let ended = call(&session, 3, "bash", json!({ "command": "touch never" })).await;
+    assert!(matches!(ended.exit, Exit::Lost(_)), "{:?}", ended.exit);
+    let fresh = daemon.open(1).await;
+    assert_eq!(ok(&fresh, 4, "ls").await, "(no output)");
 }
 
 #[tokio::test]
