@@ -31,10 +31,16 @@ pub(crate) fn arguments(text: &str) -> Result<Option<Value>, Error> {
     }
 }
 
-/// What stands in place of a call inside whose arguments the output limit struck. Asking again would end in the same
-/// place, so the answer stands as one that was cut short.
-pub(crate) fn cut_call(name: &str) -> Block {
-    Block::Text { text: format!("[call of {name} cut off by the output limit]") }
+/// Whether an answer that stopped like this may end in the middle of a call. Asking again would end in the same place,
+/// so the answer stands as one that was cut short.
+pub(crate) fn cuts_calls(stop: StopReason) -> bool {
+    matches!(stop, StopReason::MaxTokens | StopReason::Refusal)
+}
+
+/// What stands in place of a call that was cut short.
+pub(crate) fn cut_call(name: &str, stop: StopReason) -> Block {
+    let by = if stop == StopReason::Refusal { "the provider" } else { "the output limit" };
+    Block::Text { text: format!("[call of {name} cut off by {by}]") }
 }
 
 /// A call that can be carried out.
@@ -51,7 +57,13 @@ pub(crate) fn tool_use(id: String, name: String, input: Option<Value>) -> Result
 }
 
 /// The last look: is it one that can be acted on?
-pub(crate) fn whole(blocks: Vec<Block>, stop: StopReason, usage: Usage) -> Result<Assistant, Error> {
+pub(crate) fn whole(mut blocks: Vec<Block>, stop: StopReason, usage: Usage) -> Result<Assistant, Error> {
+    // Who refuses an answer refuses the calls in it, also those that were complete by then.
+    for block in blocks.iter_mut().filter(|_| stop == StopReason::Refusal) {
+        if let Block::ToolUse { name, .. } = block {
+            *block = cut_call(name, stop);
+        }
+    }
     // A refusal may come without a word.
     if blocks.is_empty() && stop != StopReason::Refusal {
         return Err(broken("it holds no content"));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::Url;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use torpor_core::message::Assistant;
 use torpor_core::model::{Error, Request, Retry};
@@ -15,7 +15,7 @@ use torpor_core::model::{Error, Request, Retry};
 use crate::answer;
 use crate::config::{self, ANTHROPIC_BASE_URL, CacheMarks};
 use crate::remote::{Decode, Wire};
-use crate::transport::{Call, Refusal, retry_for};
+use crate::transport::{self, Call, Refusal, retry_for};
 use crate::window;
 
 mod decode;
@@ -39,34 +39,27 @@ pub(crate) struct Anthropic {
 
 impl Anthropic {
     pub(crate) fn new(config: &config::Anthropic) -> Result<Self, config::Error> {
-        let url = |base: &str| config::endpoint("anthropic.base_url", base, "/v1/messages");
-        let default = url(ANTHROPIC_BASE_URL)?;
-        let endpoint = config.base_url.as_deref().map_or_else(|| Ok(default.clone()), url)?;
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+        let path = "/v1/messages";
+        let (url, own) = config::target("anthropic.base_url", config.base_url.as_deref(), ANTHROPIC_BASE_URL, path)?;
+        let mut headers = transport::headers();
         headers.insert(HeaderName::from_static("anthropic-version"), HeaderValue::from_static(VERSION));
         if let Some(token) = &config.auth_token {
             headers.insert(AUTHORIZATION, token.header("anthropic.auth_token", "Bearer ")?);
         } else if let Some(key) = &config.api_key {
             headers.insert(HeaderName::from_static("x-api-key"), key.header("anthropic.api_key", "")?);
         }
-        if config.max_output_tokens == Some(0) {
-            let problem = "expected at least 1".into();
-            return Err(config::Error { setting: "anthropic.max_output_tokens", problem });
-        }
         let cache_marks = match config.cache_marks {
             CacheMarks::On => true,
             CacheMarks::Off => false,
-            CacheMarks::Auto => endpoint == default && config.auth_token.is_none(),
+            CacheMarks::Auto => own && config.auth_token.is_none(),
         };
         Ok(Self {
             // Some gateways want no credential at all; the provider itself always does.
-            has_credential: config.auth_token.is_some() || config.api_key.is_some() || endpoint != default,
-            url: endpoint,
+            has_credential: config.auth_token.is_some() || config.api_key.is_some() || !own,
+            url,
             headers,
             cache_marks,
-            max_output_tokens: config.max_output_tokens,
+            max_output_tokens: config::output_limit("anthropic.max_output_tokens", config.max_output_tokens)?,
         })
     }
 }

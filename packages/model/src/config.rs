@@ -175,8 +175,24 @@ pub struct Error {
     pub problem: String,
 }
 
+/// The endpoint of a provider below the base URL that was set, else below its own; and whether it is its own.
+pub(crate) fn target(setting: &'static str, base: Option<&str>, own: &str, path: &str) -> Result<(Url, bool), Error> {
+    let own = endpoint(setting, own, path)?;
+    let url = base.map_or_else(|| Ok(own.clone()), |base| endpoint(setting, base, path))?;
+    let is_own = url == own;
+    Ok((url, is_own))
+}
+
+/// An output limit that lets something out.
+pub(crate) fn output_limit(setting: &'static str, limit: Option<u32>) -> Result<Option<u32>, Error> {
+    match limit {
+        Some(0) => Err(Error { setting, problem: "expected at least 1".into() }),
+        limit => Ok(limit),
+    }
+}
+
 /// Joins a base URL, with or without `/v1` or `/` at its end, and a path such as `/v1/messages`.
-pub(crate) fn endpoint(setting: &'static str, base: &str, path: &str) -> Result<Url, Error> {
+fn endpoint(setting: &'static str, base: &str, path: &str) -> Result<Url, Error> {
     // The URL itself is not repeated: it may hold a password.
     let bad = |problem: &str| Error { setting, problem: problem.into() };
     let trimmed = base.trim_end_matches('/');

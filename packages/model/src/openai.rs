@@ -5,13 +5,13 @@
 
 use bytes::Bytes;
 use reqwest::Url;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, HeaderMap};
 use torpor_core::message::Assistant;
 use torpor_core::model::{Error, Request, Retry};
 
 use crate::config::{self, OPENAI_BASE_URL, TokenField};
 use crate::remote::{Decode, Wire};
-use crate::transport::{Call, Refusal};
+use crate::transport::{self, Call, Refusal};
 use crate::window;
 
 mod call;
@@ -35,31 +35,24 @@ pub(crate) struct Openai {
 
 impl Openai {
     pub(crate) fn new(config: &config::Openai) -> Result<Self, config::Error> {
-        let url = |base: &str| config::endpoint("openai.base_url", base, "/v1/chat/completions");
-        let default = url(OPENAI_BASE_URL)?;
-        let endpoint = config.base_url.as_deref().map_or_else(|| Ok(default.clone()), url)?;
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+        let path = "/v1/chat/completions";
+        let (url, own) = config::target("openai.base_url", config.base_url.as_deref(), OPENAI_BASE_URL, path)?;
+        let mut headers = transport::headers();
         if let Some(key) = &config.api_key {
             headers.insert(AUTHORIZATION, key.header("openai.api_key", "Bearer ")?);
         }
-        if config.max_output_tokens == Some(0) {
-            let problem = "expected at least 1".into();
-            return Err(config::Error { setting: "openai.max_output_tokens", problem });
-        }
         Ok(Self {
             // A server of one's own often wants no credential; the provider itself always does.
-            has_credential: config.api_key.is_some() || endpoint != default,
+            has_credential: config.api_key.is_some() || !own,
             completion_field: match config.token_field {
-                TokenField::Auto => endpoint == default,
+                TokenField::Auto => own,
                 TokenField::MaxTokens => false,
                 TokenField::MaxCompletionTokens => true,
             },
-            url: endpoint,
+            url,
             headers,
             include_usage: config.include_usage,
-            max_output_tokens: config.max_output_tokens,
+            max_output_tokens: config::output_limit("openai.max_output_tokens", config.max_output_tokens)?,
         })
     }
 }

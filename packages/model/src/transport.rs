@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, RETRY_AFTER};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{StatusCode, Url};
 use torpor_core::model::{Error, Retry};
 
@@ -47,6 +47,14 @@ pub(crate) struct Reply {
     idle: Duration,
     read: usize,
     max: usize,
+}
+
+/// The headers of every call: JSON goes out, a stream of events comes back.
+pub(crate) fn headers() -> HeaderMap {
+    HeaderMap::from_iter([
+        (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (ACCEPT, HeaderValue::from_static("text/event-stream")),
+    ])
 }
 
 /// What an answer without success said.

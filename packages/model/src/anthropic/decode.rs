@@ -9,7 +9,7 @@ use torpor_core::message::{Assistant, Block, StopReason, Usage};
 use torpor_core::model::{Delta, Error};
 
 use super::{PROVIDER, Problem};
-use crate::answer::{self, broken, cut_call, unknown_stop};
+use crate::answer::{self, broken, cut_call, cuts_calls, unknown_stop};
 use crate::remote::Decode;
 use crate::sse;
 
@@ -193,8 +193,8 @@ impl Open {
         match answer::arguments(&self.json) {
             Ok(Some(input)) => drop(self.value.insert("input".into(), input)),
             Ok(None) => {}
-            Err(_) if stop == StopReason::MaxTokens => {
-                return Ok(cut_call(self.value.get("name").and_then(Value::as_str).unwrap_or_default()));
+            Err(_) if cuts_calls(stop) => {
+                return Ok(cut_call(self.value.get("name").and_then(Value::as_str).unwrap_or_default(), stop));
             }
             Err(e) => return Err(e),
         }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use torpor_core::message::{Block, StopReason};
 use torpor_core::model::Error;
 
-use crate::answer::{self, broken, cut_call};
+use crate::answer::{self, broken, cut_call, cuts_calls};
 
 /// More calls than any answer has; keeps a broken server from filling the memory with empty ones.
 const MAX_CALLS: usize = 1_024;
@@ -106,8 +106,8 @@ impl Calls {
         for (n, mut call) in self.0.into_iter().enumerate() {
             let input = match answer::arguments(&call.arguments) {
                 Ok(input) => input,
-                Err(_) if matches!(stop, StopReason::MaxTokens | StopReason::Refusal) => {
-                    blocks.push(cut_call(&call.name));
+                Err(_) if cuts_calls(stop) => {
+                    blocks.push(cut_call(&call.name, stop));
                     continue;
                 }
                 Err(e) => return Err(e),

@@ -154,7 +154,7 @@ fn turns<'a>(request: &Request<'a>) -> Result<Vec<Turn<'a>>, Error> {
 }
 
 fn result<'a>(tool_call_id: &'a str, result: Option<&ToolResult>) -> Turn<'a> {
-    let (text, is_error) = result.map_or((NOT_RUN.into(), true), |r| (r.as_text(), r.is_error));
+    let (text, is_error) = result.map_or_else(|| (NOT_RUN.into(), true), |r| (r.as_text(), r.is_error));
     let text = if text.trim().is_empty() { NO_OUTPUT.into() } else { text };
     let content = if is_error { format!("{ERROR_MARK}{text}") } else { text };
     Turn::Tool { tool_call_id, content: content.into() }

@@ -78,14 +78,12 @@ impl Problem {
             Value::Array(list) => list.first()?,
             value => value,
         };
-        let inner = match &outer["error"] {
+        let said = |of: &Value| ["message", "detail", "msg"].iter().find_map(|key| words(&of[*key]));
+        let (inner, message) = match &outer["error"] {
             Value::Null if outer.get("choices").is_some() => return None,
-            Value::Null => outer,
-            error => error,
-        };
-        let message = match inner {
-            Value::String(text) => text.clone(),
-            _ => ["message", "detail", "msg"].iter().find_map(|key| words(&inner[*key]))?,
+            Value::Null => (outer, said(outer)?),
+            Value::String(text) => (outer, text.clone()),
+            error => (error, said(error).unwrap_or_else(|| error.to_string())),
         };
         // A gateway's own message says that its upstream failed; what the upstream said is the one that counts.
         let message = match inner["metadata"]["raw"].as_str() {

@@ -21,7 +21,7 @@
 //!
 //! Faults: `err=CODE`, `overflow` (400, prompt too long), `leak` (401 that repeats the credential), `hang` (no
 //! headers), `hangmid`, `cut`, `garbled`, `html`, `empty`, `badjson`, `truncjson=B64` (arguments end inside the
-//! command), `overloaded` (error event), `nostop` (everything but the last event), `noblocks` (an answer without
+//! command), `overloaded` (error event), `nostop` (everything but what ends it), `noblocks` (an answer without
 //! content), `hold=NAME` (waits until the test releases NAME, then text). `retry429=N` answers 429 with
 //! `retry-after: 0` to the first N requests, `retry.FAULT=N` the fault (`retry.cut=2`, `retry.err503=1`); then the
 //! next step is played.

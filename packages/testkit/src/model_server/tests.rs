@@ -70,6 +70,38 @@ async fn the_last_marker_wins_then_the_path_then_the_default() {
 }
 
 #[tokio::test]
+async fn the_path_chooses_the_wire_and_the_script_means_the_same_on_both() {
+    let server = ModelServer::start().await;
+    let ask = |script: &str, results: usize, fields: Value| {
+        let mut messages = vec![json!({"role": "user", "content": format!("[[s:{script}]]")})];
+        messages.extend(vec![json!({"role": "tool", "tool_call_id": "t", "content": "\"role\":\"tool\""}); results]);
+        let mut body = json!({"model": "gpt-x", "messages": messages});
+        body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        body.to_string()
+    };
+    let path = "/v1/chat/completions";
+    let script = format!("usage=7,8;bash={};text=3", encode("ls"));
+    let call = body(&post(&server, path, &ask(&script, 0, json!({}))).await);
+    let choice = &call["choices"][0];
+    assert_eq!((&choice["finish_reason"], &choice["message"]["content"]), (&json!("tool_calls"), &Value::Null));
+    let function = &choice["message"]["tool_calls"][0]["function"];
+    assert_eq!(function, &json!({"name": "bash", "arguments": "{\"command\":\"ls\"}"}));
+    assert_eq!((&call["usage"]["prompt_tokens"], &call["usage"]["completion_tokens"]), (&json!(7), &json!(8)));
+    let text = body(&post(&server, path, &ask(&script, 1, json!({}))).await);
+    assert_eq!(text["choices"][0]["message"]["content"], "xxx");
+
+    let streamed = post(&server, path, &ask("text", 0, json!({"stream": true}))).await;
+    assert!(streamed.contains("\"content\":\"done\"") && streamed.contains("\"finish_reason\":\"stop\""), "{streamed}");
+    assert!(streamed.contains("data: [DONE]\n\n") && !streamed.contains("prompt_tokens"), "{streamed}");
+    let with_usage = json!({"stream": true, "stream_options": {"include_usage": true}});
+    assert!(post(&server, path, &ask("text", 0, with_usage.clone())).await.contains("\"prompt_tokens\":100"));
+    let unfinished = post(&server, path, &ask("nostop", 0, with_usage)).await;
+    assert!(unfinished.contains("[DONE]") && !unfinished.contains("\"finish_reason\":\""), "{unfinished}");
+    let refused = post(&server, path, &ask("overflow", 0, json!({}))).await;
+    assert_eq!(body(&refused)["error"]["code"], "context_length_exceeded");
+}
+
+#[tokio::test]
 async fn a_verdict_names_the_item_of_the_prompt() {
     let server = ModelServer::start().await;
     let answer = post(&server, "/v1/messages", &request("item_id=\"a/7\" [[s:verdict]]", 0, false)).await;

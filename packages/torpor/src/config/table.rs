@@ -60,6 +60,20 @@ pub(crate) const SETTINGS: &[Setting] = &[
     Setting::unset("ANTHROPIC_BASE_URL", "Base URL of the Anthropic API or of a gateway that speaks it"),
     Setting::secret("OPENAI_API_KEY", "Key for the OpenAI API, or for a server that speaks Chat Completions"),
     Setting::unset("OPENAI_BASE_URL", "Base URL of the OpenAI API or of a server that speaks it"),
+    Setting::new(
+        "TORPOR_OPENAI_TOKEN_FIELD",
+        "auto",
+        "Field of the output limit: auto (by server), max_tokens, max_completion_tokens",
+    ),
+    Setting::new(
+        "TORPOR_OPENAI_INCLUDE_USAGE",
+        "true",
+        "Ask for token counts in streams; false for servers that refuse",
+    ),
+    Setting::unset(
+        "TORPOR_MODEL_LIMITS",
+        "What models hold, in tokens: `id=window/output`, separated by `,` [default: what is known by family]",
+    ),
     Setting::new("TORPOR_MODEL_CACHE", "auto", "Prompt-cache marks: auto (off for gateways), on, off"),
     Setting::unset(
         "TORPOR_MODEL_MAX_OUTPUT_TOKENS",

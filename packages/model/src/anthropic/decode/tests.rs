@@ -126,6 +126,15 @@ fn stop_reasons() {
 }
 
 #[test]
+fn what_is_refused_leaves_no_call() {
+    for arguments in ["{}", "{\"command\": \"rm -r"] {
+        let answer = play(&whole_stream(&[tool(0, &[arguments])], "refusal")).0.unwrap();
+        let note = Block::Text { text: "[call of bash cut off by the provider]".into() };
+        assert_eq!((answer.blocks, answer.stop), (vec![note], StopReason::Refusal));
+    }
+}
+
+#[test]
 fn the_output_limit_inside_a_call_leaves_no_call() {
     let mut events = whole_stream(&[text(0), tool(1, &["{\"command\": \"rm -r"])], "max_tokens");
     events.retain(|e| e != &json!({"type": "content_block_stop", "index": 1}));

@@ -120,6 +120,13 @@ fn stop_reasons() {
 }
 
 #[test]
+fn what_is_refused_leaves_no_call() {
+    let answer = play(&stream(&[call(0, "{}"), call(1, "{\"command\":")], "content_filter")).0.unwrap();
+    let note = Block::Text { text: "[call of bash cut off by the provider]".into() };
+    assert_eq!((answer.blocks, answer.stop), (vec![note.clone(), note], StopReason::Refusal));
+}
+
+#[test]
 fn the_output_limit_inside_a_call_leaves_no_call() {
     let answer = play(&stream(&[text(), call(0, "{\"command\": \"rm -r")], "length")).0.unwrap();
     let note = "[call of bash cut off by the output limit]";

@@ -122,6 +122,8 @@ fn errors_in_a_stream() {
         (error("exceed_context_size_error", 400, "too long"), Retry::Never, true),
         (error("server_error", 500, "Context size has been exceeded."), Retry::Never, true),
         (json!({"error": "plain words"}), Retry::Backoff, false),
+        (json!({"error": {"code": 400}}), Retry::Never, false),
+        (json!({"error": {}}), Retry::Backoff, false),
         (json!({"object": "error", "message": "no", "code": 403}), Retry::Never, false),
     ];
     for (body, retry, overflow) in cases {
