@@ -73,8 +73,10 @@ async fn mid_command(world: &World<'_>, name: &str) -> anyhow::Result<(f64, f64)
     until("the command to end", async || Ok(has(&ledger, "end").then_some(()))).await?;
     let over = Instant::now();
     let record = ended(&mut server.http().await?, &run).await?;
+    let took = (ms(killed.elapsed()), ms(over.elapsed()));
     anyhow::ensure!(record["status"] == "done", "the run did not end well: {record}");
-    Ok((ms(killed.elapsed()), ms(over.elapsed())))
+    server.kill().await?; // waited for: the next one needs the data folder
+    Ok(took)
 }
 
 /// Milliseconds from the new server's spawn to the result of a command that ended while none lived.
@@ -91,6 +93,8 @@ async fn after_its_end(world: &World<'_>, name: &str) -> anyhow::Result<f64> {
     let began = Instant::now();
     let server = world.serve().await?;
     let record = ended(&mut server.http().await?, &run).await?;
+    let took = ms(began.elapsed());
     anyhow::ensure!(record["status"] == "done", "the run did not end well: {record}");
-    Ok(ms(began.elapsed()))
+    server.kill().await?;
+    Ok(took)
 }
