@@ -31,7 +31,9 @@ impl Leaf<'_> {
     ///
     /// A summary is a model call like any other: intent first, counted, within the budget.
     pub(crate) async fn compact(&mut self, room: u64) -> Result<Compacted, Stopped> {
-        let keep = KEEP_TOKENS.min(room / KEEP_SHARE);
+        // Whatever the window is said to be, at least half goes: it was too long.
+        let all: u64 = self.state().messages.iter().map(weight).sum();
+        let keep = KEEP_TOKENS.min(room / KEEP_SHARE).min(all / 2);
         let Some(cut) = self.state().cut(keep) else { return Ok(Compacted::Nothing) };
         let (left_out, old) = newest(&self.state().messages[..cut.index], room / 4 * 3);
         let mut messages = Vec::with_capacity(old.len() + 2);

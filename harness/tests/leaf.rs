@@ -390,7 +390,7 @@ fn summaries(rig: &Rig) -> usize {
 #[tokio::test]
 async fn a_conversation_that_outgrows_the_window_is_summarised_and_goes_on() {
     let rig = rig_with(FakeModel::numbered((0..60).map(|n| bash(&format!("step {n}"))).collect()));
-    rig.model.set_room(2_000);
+    rig.model.set_room(600);
     let record = rig.go(Spec::prompt("go")).await;
     assert_eq!(record.status, Status::Done, "{record:?}");
     assert!(summaries(&rig) > 1, "it was summarised more than once");
@@ -414,6 +414,7 @@ async fn a_refusal_for_length_is_answered_with_a_summary_once() {
     let turn = rig.submit_to(record.session.session(), Spec::prompt("more"), Expects::Existing).await;
     let lease = rig.claim().await;
     assert!(matches!(rig.run(lease).await, LeafEnd::Ended(_)));
-    assert_eq!(rig.record(&turn).await.status, Status::Done);
+    let record = rig.record(&turn).await;
+    assert_eq!(record.status, Status::Done, "{record:?}");
     assert_eq!(summaries(&rig), 1);
 }
