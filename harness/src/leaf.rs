@@ -186,6 +186,8 @@ pub(crate) struct Leaf<'a> {
     pub(crate) writer: Writer,
     pub(crate) budget: Budget,
     pub(crate) sandbox: Option<Arc<dyn Sandbox>>,
+    /// Whether the conversation was shortened because the provider refused its length.
+    pub(crate) shortened: bool,
     stop: Stop,
 }
 
@@ -195,7 +197,7 @@ impl<'a> Leaf<'a> {
         let patience = deps.settings.store_patience;
         let writer = Writer::new(deps.log.clone(), deps.clock.clone(), owner, head, state, patience);
         let budget = deps.settings.budget(&lease.record.spec);
-        Self { deps, lease, writer, budget, sandbox: None, stop }
+        Self { deps, lease, writer, budget, sandbox: None, shortened: false, stop }
     }
 
     /// Reads the tail and derives the state. A session without entries costs no read.

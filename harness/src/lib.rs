@@ -9,6 +9,7 @@
 
 mod catalogue;
 mod check;
+mod compaction;
 mod leaf;
 mod model_step;
 mod prompt;

@@ -3,28 +3,38 @@
 use std::time::Duration;
 
 use torpor_core::entry::Body;
-use torpor_core::model::{Prepared, Ref, Request, Retry};
+use torpor_core::model::{Message, Prepared, Ref, Request, Retry};
 use torpor_core::outcome::{FailReason, Outcome};
 use torpor_core::{message::Assistant, tool};
 
 use crate::catalogue;
+use crate::compaction::Compacted;
 use crate::leaf::{Interrupt, Leaf, Step};
 use crate::prompt;
 use crate::settings::RetryPolicy;
 
 /// What became of a model call with its retries.
-enum Called {
+pub(crate) enum Called {
     Answered(Assistant, u32),
+    /// It does not fit into the model's window.
+    TooLong(String),
     Failed(String),
     Interrupted(Interrupt),
 }
 
 impl Leaf<'_> {
     pub(crate) async fn model_step(&mut self) -> Step {
-        let prepared = match self.prepare() {
+        let prepared = match self.prepare(&self.state().messages) {
             Ok(prepared) => prepared,
             Err(message) => return self.end(Outcome::failed(FailReason::Model, message)).await.map(Some),
         };
+        if self.is_too_long(&prepared) {
+            match self.compact(prepared.room).await? {
+                Compacted::Done => return Ok(None),
+                Compacted::Nothing => {} // whether it fits after all is for the provider to say
+                Compacted::Ended(step) => return step,
+            }
+        }
         let (fingerprint, estimate) = (prepared.fingerprint.clone(), prepared.estimate);
         self.writer.stage(Body::ModelRequested { run: self.run(), fingerprint, estimate });
         self.writer.commit().await?;
@@ -33,12 +43,28 @@ impl Leaf<'_> {
                 self.writer.stage(Body::ModelAnswered { run: self.run(), message, attempts });
                 Ok(None)
             }
+            Called::TooLong(message) => self.shorten_once(&prepared, message).await,
             Called::Failed(message) => self.end(Outcome::failed(FailReason::Model, message)).await.map(Some),
             Called::Interrupted(i) => self.interrupted(i).await.map(Some),
         }
     }
 
-    fn prepare(&self) -> Result<Prepared, String> {
+    /// The provider says that the conversation does not fit, though it was expected to: a summary, and one more try.
+    async fn shorten_once(&mut self, prepared: &Prepared, message: String) -> Step {
+        if !std::mem::replace(&mut self.shortened, true) {
+            // What was sent is too much, whatever the window is said to be.
+            let room = prepared.room.min(prepared.estimate);
+            match self.compact(room).await? {
+                Compacted::Done => return Ok(None),
+                Compacted::Nothing => {}
+                Compacted::Ended(step) => return step,
+            }
+        }
+        let full = "the session no longer fits into the model's context window; start a new session";
+        self.end(Outcome::failed(FailReason::Model, format!("{full} ({message})"))).await.map(Some)
+    }
+
+    pub(crate) fn prepare(&self, messages: &[Message]) -> Result<Prepared, String> {
         let Some(started) = &self.state().started else {
             return Err("the run has no beginning in its log".into());
         };
@@ -49,16 +75,12 @@ impl Leaf<'_> {
             .filter_map(|name| catalogue::find(name))
             .map(|known| known.tool.spec().clone())
             .collect();
-        let request = Request {
-            model: &model,
-            system: &prompt::system(started.workdir.as_deref()),
-            tools: &tools,
-            messages: &self.state().messages,
-        };
+        let system = prompt::system(started.workdir.as_deref());
+        let request = Request { model: &model, system: &system, tools: &tools, messages };
         self.deps.models.prepare(&request).map_err(|e| e.to_string())
     }
 
-    async fn call_model(&self, prepared: &Prepared) -> Called {
+    pub(crate) async fn call_model(&self, prepared: &Prepared) -> Called {
         let policy = self.deps.settings.retry;
         let interrupt = self.interrupt();
         let work = async {
@@ -70,8 +92,7 @@ impl Leaf<'_> {
                     Err(e) => e,
                 };
                 if e.overflow {
-                    let full = "the session no longer fits into the model's context window; start a new session";
-                    return Called::Failed(format!("{full} ({e})"));
+                    return Called::TooLong(e.message);
                 }
                 if e.retry == Retry::Never || attempt >= policy.attempts {
                     return Called::Failed(failure(&e.message, attempt));

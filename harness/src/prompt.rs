@@ -34,6 +34,31 @@ pub(crate) fn system(workdir: Option<&str>) -> String {
     }
 }
 
+/// Asks for a summary of everything so far. It stands at the end of the conversation, so the prefix stays cached.
+pub(crate) const SUMMARISE: &str = "\
+The conversation has become too long to be kept in full. Write a summary with which the work can go on: it will replace \
+everything above, and you will see nothing else of it. Do not call tools. Use these headings:
+
+Goal: what was asked for, in the words that matter.
+Constraints: what must or must not be done.
+Progress: what is done, with the exact names of files, functions and commands.
+Decisions: what was decided and why.
+State: what is in flight or half-done, and what was last seen to work or fail.
+Next steps: in order.
+Facts: values, paths, error texts and findings that will be needed, verbatim.";
+
+/// Stands for messages that do not even fit into the request for a summary.
+pub(crate) const LEFT_OUT: &str = "(The beginning of the conversation is left out here.)";
+
+/// The message that stands for what was summarised.
+pub(crate) fn summary(text: &str) -> String {
+    let text =
+        if text.is_empty() { "(No summary could be made. Look at the state of things before going on.)" } else { text };
+    format!(
+        "This is a summary of the conversation so far; the messages after it are verbatim.\n\n<summary>\n{text}\n</summary>"
+    )
+}
+
 /// The user message that starts a run.
 pub(crate) fn opening(work: &Work) -> String {
     match work {

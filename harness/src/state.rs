@@ -4,7 +4,7 @@
 //! Pure; no I/O.
 
 use torpor_core::clock::Timestamp;
-use torpor_core::entry::{Body, Entry, RunTotals, ToolEnding};
+use torpor_core::entry::{Body, Entry, OpenRun, RunTotals, ToolEnding};
 use torpor_core::id::{Position, RunId};
 use torpor_core::message::{Assistant, Block, StopReason, ToolResult};
 use torpor_core::model::Message;
@@ -12,6 +12,7 @@ use torpor_core::outcome::{Outcome, Verdict};
 use torpor_core::sandbox;
 
 use crate::catalogue::SUBMIT_VERDICT;
+use crate::compaction::weight;
 
 /// What a dangling call of an ended run is answered with, so that every use has a result.
 const NO_RESULT: &str = "No result: the run ended before this call did. Whether it had an effect is not known.";
@@ -40,12 +41,24 @@ pub(crate) struct Started {
     pub(crate) tools: Vec<String>,
 }
 
+/// Where a conversation is cut.
+pub(crate) struct Cut {
+    /// The first message that stays.
+    pub(crate) index: usize,
+    /// The entry it begins with.
+    pub(crate) position: Position,
+}
+
 /// A run's state.
 #[derive(Debug)]
 pub(crate) struct State {
     run: RunId,
     /// The conversation, complete up to the last answered message.
     pub(crate) messages: Vec<Message>,
+    /// For each message the entry it begins with; 0 for a summary.
+    places: Vec<Position>,
+    /// What the provider counted for the latest answer and all before it, and how many messages that were.
+    counted: Option<(u64, usize)>,
     /// Uses of the latest answer that are not in `messages` yet. Empty when none are open.
     pub(crate) open: Vec<Use>,
     /// Why the latest answer of this run stopped.
@@ -70,6 +83,8 @@ impl State {
         Self {
             run,
             messages: Vec::new(),
+            places: Vec::new(),
+            counted: None,
             open: Vec::new(),
             stop: None,
             started: None,
@@ -81,18 +96,9 @@ impl State {
         }
     }
 
-    /// Folds a tail as [`torpor_core::log::SessionLog::open`] gives it. A checkpoint stands in for what came before
-    /// the tail: its summary goes first.
+    /// Folds a tail as [`torpor_core::log::SessionLog::open`] gives it.
     pub(crate) fn replay(run: RunId, tail: &[Entry]) -> Self {
         let mut state = Self::new(run);
-        let checkpoint = tail.iter().rev().find_map(|e| match &e.body {
-            Body::Checkpoint { summary, open_run, .. } => Some((summary, open_run)),
-            _ => None,
-        });
-        if let Some((summary, open_run)) = checkpoint {
-            state.messages.push(Message::User(summary.clone()));
-            state.spent = open_run.clone().unwrap_or_default();
-        }
         for entry in tail {
             state.apply(entry.position, entry.at, &entry.body);
         }
@@ -104,16 +110,17 @@ impl State {
         let mine = body.run() == Some(&self.run);
         match body {
             Body::RunStarted { prompt, model, workdir, tools, .. } => {
-                self.settle();
-                self.messages.push(Message::User(prompt.clone()));
+                self.settle(position);
+                self.push(position, Message::User(prompt.clone()));
                 self.stop = None;
                 if mine {
                     self.started =
                         Some(Started { at, model: model.clone(), workdir: workdir.clone(), tools: tools.clone() });
                 }
             }
-            Body::Takeover { .. } | Body::Checkpoint { .. } => {}
-            Body::ModelRequested { estimate, .. } => {
+            Body::Takeover { .. } => {}
+            Body::Checkpoint { summary, keep_from, open_run } => self.shorten(summary, *keep_from, open_run.as_ref()),
+            Body::ModelRequested { estimate, .. } | Body::SummaryRequested { estimate, .. } => {
                 if mine {
                     self.spent.turns = self.spent.turns.saturating_add(1);
                     // A request that was cut off by a crash counts as spent, by its estimate.
@@ -129,7 +136,8 @@ impl State {
                 }
                 self.stop = Some(message.stop);
                 self.open = uses(message);
-                self.messages.push(Message::Assistant(message.clone()));
+                self.push(position, Message::Assistant(message.clone()));
+                self.counted = Some((message.usage.total(), self.messages.len()));
             }
             Body::ToolRequested { tool_use, sandbox, .. } => {
                 if let Some(u) =
@@ -141,11 +149,11 @@ impl State {
             Body::ToolEnded { tool_use, call, ending, result, .. } => {
                 self.end_use(tool_use, *call, *ending, result, mine);
                 if self.open.iter().all(|u| u.result.is_some()) {
-                    self.settle();
+                    self.settle(position);
                 }
             }
             Body::RunEnded { outcome, .. } => {
-                self.settle();
+                self.settle(position);
                 if mine {
                     self.outcome = Some(outcome.clone());
                 }
@@ -172,11 +180,60 @@ impl State {
     }
 
     /// Moves the open uses into the conversation; one that never got a result is answered with [`NO_RESULT`].
-    fn settle(&mut self) {
+    fn settle(&mut self, position: Position) {
         let results: Vec<_> = self.open.drain(..).map(|u| (u.id, u.result.unwrap_or_else(no_result))).collect();
         if !results.is_empty() {
-            self.messages.push(Message::Tools(results));
+            self.push(position, Message::Tools(results));
         }
+    }
+
+    fn push(&mut self, position: Position, message: Message) {
+        self.messages.push(message);
+        self.places.push(position);
+    }
+
+    /// A checkpoint: what stood before `keep_from` is the summary now.
+    fn shorten(&mut self, summary: &str, keep_from: Position, open_run: Option<&OpenRun>) {
+        let cut = self.places.iter().position(|p| *p >= keep_from).unwrap_or(self.places.len());
+        self.messages.splice(..cut, [Message::User(summary.to_owned())]);
+        self.places.splice(..cut, [Position(0)]);
+        self.counted = None;
+        let Some(open) = open_run.filter(|o| o.run == self.run) else { return };
+        self.unanswered = None;
+        self.spent = open.spent.clone();
+        self.refused_verdict |= open.refused_verdict;
+        self.started = Some(Started {
+            at: open.started_at,
+            model: open.model.clone(),
+            workdir: open.workdir.clone(),
+            tools: open.tools.clone(),
+        });
+    }
+
+    /// Where to cut so that about `keep` tokens stay verbatim; `None` if nothing would be gained. Never between a call
+    /// and its result, and never so that only a summary would be summarised.
+    pub(crate) fn cut(&self, keep: u64) -> Option<Cut> {
+        let mut left = keep;
+        let mut index = None;
+        for (i, message) in self.messages.iter().enumerate().rev() {
+            let fits = left.checked_sub(weight(message));
+            if fits.is_none() && index.is_some() {
+                break;
+            }
+            left = fits.unwrap_or(0);
+            if !matches!(message, Message::Tools(_)) {
+                index = Some(i);
+            }
+        }
+        let index = index?;
+        let gained = self.places[..index].iter().any(|p| p.0 > 0);
+        gained.then(|| Cut { index, position: self.places[index] })
+    }
+
+    /// What the next request is expected to count, by what the provider counted last.
+    pub(crate) fn expected_context(&self) -> u64 {
+        let Some((tokens, messages)) = self.counted else { return 0 };
+        tokens.saturating_add(self.messages[messages..].iter().map(weight).sum())
     }
 
     /// Uses that still need a result, in the order of the latest answer.
@@ -360,21 +417,58 @@ mod tests {
     #[test]
     fn a_checkpoint_stands_in_for_what_came_before() {
         let run = RunId::generate();
-        let totals = RunTotals { turns: 7, usage: Usage { input: 70, ..Usage::default() } };
-        let body = |position: u64, body: Body| Entry {
+        let usage = Usage { input: 70, ..Usage::default() };
+        let open = OpenRun {
+            run: run.clone(),
+            started_at: Timestamp(5),
+            model: "m".into(),
+            workdir: None,
+            tools: vec!["bash".into()],
+            spent: RunTotals { turns: 7, usage },
+            refused_verdict: false,
+        };
+        let entry = |position: u64, body: Body| Entry {
             position: Position(position),
             at: Timestamp(0),
             epoch: Default::default(),
             body,
         };
         let tail = [
-            body(90, answered(&run, &[], StopReason::EndTurn)),
-            body(91, Body::Checkpoint { summary: "so far".into(), keep_from: Position(90), open_run: Some(totals) }),
-            body(92, requested(&run)),
+            entry(90, answered(&run, &[], StopReason::EndTurn)),
+            entry(91, Body::Checkpoint { summary: "so far".into(), keep_from: Position(90), open_run: Some(open) }),
+            entry(92, requested(&run)),
         ];
         let state = State::replay(run, &tail);
         assert_eq!(state.messages[0], Message::User("so far".into()));
         assert_eq!(state.messages.len(), 2);
-        assert_eq!((state.spent.turns, state.spent.usage.input), (8, 80));
+        assert_eq!((state.spent.turns, state.spent.usage.input), (8, 70));
+        assert_eq!(state.started.as_ref().map(|s| s.at), Some(Timestamp(5)), "the run has begun already");
+    }
+
+    #[test]
+    fn a_cut_is_never_between_a_call_and_its_result_and_never_gains_nothing() {
+        let run = RunId::generate();
+        let mut log = vec![started(&run)];
+        for id in ["a", "b", "c"] {
+            log.extend([requested(&run), answered(&run, &[(id, "bash")], StopReason::ToolUse), ended(&run, id, None)]);
+        }
+        let state = fold(&run, &log);
+        assert_eq!(state.messages.len(), 7);
+        for keep in 0..200 {
+            let Some(cut) = state.cut(keep) else { continue };
+            assert!(matches!(state.messages[cut.index], Message::Assistant(_)), "keep {keep}: {}", cut.index);
+            assert!(cut.index > 0);
+        }
+        assert_eq!(state.cut(0).map(|c| c.index), Some(5), "the latest call and its result stay");
+        let only_a_summary = fold(
+            &run,
+            &[
+                started(&run),
+                requested(&run),
+                answered(&run, &[], StopReason::EndTurn),
+                Body::Checkpoint { summary: "s".into(), keep_from: Position(3), open_run: None },
+            ],
+        );
+        assert!(only_a_summary.cut(0).is_none());
     }
 }

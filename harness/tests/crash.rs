@@ -6,11 +6,12 @@
 mod support;
 
 use serde_json::json;
-use support::{Rig, check_log, review, rig};
-use torpor_core::outcome::{Finding, Outcome};
+use support::{Rig, check_log, review, rig, rig_with};
+use torpor_core::envelope::Spec;
+use torpor_core::outcome::{Finding, Outcome, Status};
 use torpor_harness::{LeafEnd, Stop, run_leaf};
 use torpor_testkit::crash::Fuse;
-use torpor_testkit::fakes::calls;
+use torpor_testkit::fakes::{FakeModel, calls};
 
 /// A leaf with everything in it: concurrent calls, a barrier, a refused call, a failing command, a verdict.
 fn story() -> Rig {
@@ -101,5 +102,39 @@ async fn a_leaf_that_dies_again_and_again_makes_progress_and_ends() {
         }
         assert!(deaths > 1, "stride {stride}");
         check_outcome(&rig, &run, &format!("stride {stride}, {deaths} deaths")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_leaf_that_dies_at_any_step_of_a_long_conversation_ends_the_same() {
+    let long = || {
+        let step = |n| Ok(calls(&[("bash", json!({"command": format!("step {n}")}))]));
+        let rig = rig_with(FakeModel::numbered((0..12).map(step).collect()));
+        rig.model.set_room(500);
+        rig
+    };
+    let fuse = Fuse::at(0);
+    let whole = long();
+    let run = whole.submit(Spec::prompt("go")).await;
+    assert!(!run_until_death(&whole, &fuse).await);
+    let record = whole.record(&run).await;
+    let checkpoints = |log: &[torpor_core::entry::Entry]| {
+        log.iter().filter(|e| matches!(e.body, torpor_core::entry::Body::Checkpoint { .. })).count()
+    };
+    assert!(checkpoints(&whole.log(&record.session).await) > 0);
+
+    for at in 1..=fuse.taken() {
+        let rig = long();
+        let run = rig.submit(Spec::prompt("go")).await;
+        assert!(run_until_death(&rig, &Fuse::at(at)).await, "step {at}");
+        if !rig.record(&run).await.status.is_terminal() {
+            rig.lapse();
+            let lease = rig.claim().await;
+            assert!(matches!(rig.run(lease).await, LeafEnd::Ended(_)));
+        }
+        let record = rig.record(&run).await;
+        assert_eq!(record.status, Status::Done, "step {at}: {record:?}");
+        assert_eq!(rig.hands.ran(), whole.hands.ran(), "step {at}: the same commands, each once");
+        check_log(&rig.log(&record.session).await);
     }
 }

@@ -7,7 +7,7 @@ mod support;
 use std::time::Duration;
 
 use serde_json::json;
-use support::{Rig, check_log, review, rig, with_budget};
+use support::{Rig, check_log, review, rig, rig_with, with_budget};
 use torpor_core::entry::{Body, ToolEnding};
 use torpor_core::envelope::{Budget, Spec};
 use torpor_core::message::{Assistant, Block, StopReason, Usage};
@@ -15,7 +15,7 @@ use torpor_core::model::{self, Message, Retry};
 use torpor_core::outcome::{FailReason, Outcome, Status};
 use torpor_core::queue::{Expects, Release, WorkQueue as _};
 use torpor_harness::{LeafEnd, Stop, give_up, run_leaf};
-use torpor_testkit::fakes::{Said, calls, says};
+use torpor_testkit::fakes::{FakeModel, Said, calls, says};
 
 fn verdict(id: &str) -> Said {
     Ok(calls(&[("submit_verdict", json!({"item_id": id, "verdict": "CLEAR", "reason": "r"}))]))
@@ -66,7 +66,7 @@ async fn every_effect_follows_its_intent_in_the_log() {
             Body::ToolRequested { .. } => "tool?",
             Body::ToolEnded { .. } => "tool!",
             Body::RunEnded { .. } => "ended",
-            Body::Takeover { .. } | Body::Checkpoint { .. } => "other",
+            Body::Takeover { .. } | Body::Checkpoint { .. } | Body::SummaryRequested { .. } => "other",
         })
         .collect();
     assert_eq!(kinds, ["started", "model?", "model!", "tool?", "tool!", "model?", "model!", "ended"]);
@@ -380,4 +380,41 @@ async fn a_run_that_is_given_up_ends_as_a_dead_letter_without_running() {
     assert!(matches!(end, LeafEnd::Ended(Outcome::Failed { reason: FailReason::DeadLetter, .. })));
     assert_eq!(rig.record(&run).await.status, Status::Failed);
     assert!(rig.hands.ran().is_empty());
+}
+
+fn summaries(rig: &Rig) -> usize {
+    let asked = |m: &Vec<Message>| matches!(m.last(), Some(Message::User(t)) if t.contains("Write a summary"));
+    rig.model.seen().iter().filter(|m| asked(m)).count()
+}
+
+#[tokio::test]
+async fn a_conversation_that_outgrows_the_window_is_summarised_and_goes_on() {
+    let rig = rig_with(FakeModel::numbered((0..60).map(|n| bash(&format!("step {n}"))).collect()));
+    rig.model.set_room(600);
+    let record = rig.go(Spec::prompt("go")).await;
+    assert_eq!(record.status, Status::Done, "{record:?}");
+    assert!(summaries(&rig) > 1, "it was summarised more than once");
+    assert_eq!(rig.hands.ran().len(), 60);
+    let log = rig.log(&record.session).await;
+    check_log(&log);
+    let opened = rig.deps.log.open(&record.session).await.unwrap().unwrap();
+    assert!(opened.tail.len() < log.len() / 2, "resume reads {} of {} entries", opened.tail.len(), log.len());
+    // Every request fits, and none begins with an answer or a result.
+    for messages in rig.model.seen() {
+        assert!(matches!(messages[0], Message::User(_)), "{:?}", messages[0]);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_for_length_is_answered_with_a_summary_once() {
+    let rig = rig(vec![bash("one"), bash("two")]);
+    let record = rig.go(Spec::prompt("go")).await;
+    let overflow = || model::Error { overflow: true, ..model::Error::new(Retry::Never, "prompt is too long") };
+    rig.model.stumble(vec![overflow()]);
+    let turn = rig.submit_to(record.session.session(), Spec::prompt("more"), Expects::Existing).await;
+    let lease = rig.claim().await;
+    assert!(matches!(rig.run(lease).await, LeafEnd::Ended(_)));
+    let record = rig.record(&turn).await;
+    assert_eq!(record.status, Status::Done, "{record:?}");
+    assert_eq!(summaries(&rig), 1);
 }

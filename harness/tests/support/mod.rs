@@ -41,11 +41,15 @@ pub struct Rig {
 }
 
 pub fn rig(steps: Vec<Said>) -> Rig {
+    rig_with(FakeModel::new(steps))
+}
+
+pub fn rig_with(model: Arc<FakeModel>) -> Rig {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::at(Timestamp(1_000_000)));
     let options = Options { lease: LEASE, clock: clock.clone(), ..Options::default() };
     let store = Arc::new(Store::open(dir.path(), options).unwrap());
-    let (hands, model) = (FakeHands::start(), FakeModel::new(steps));
+    let hands = FakeHands::start();
     let mut settings = Settings::new(Ref::parse("fake/model").unwrap());
     settings.retry = RetryPolicy { attempts: 3, base: Duration::from_millis(1), cap: Duration::from_millis(5) };
     let deps = Deps {

@@ -77,6 +77,17 @@ pub enum Body {
         /// Requests that were sent until it came, the good one included.
         attempts: u32,
     },
+    /// Intent: the model is about to be asked for a summary of what is no longer sent. Its outcome is the next
+    /// `Checkpoint`.
+    #[serde(rename_all = "camelCase")]
+    SummaryRequested {
+        /// The run.
+        run: RunId,
+        /// SHA-256 of the request's bytes, hexadecimal.
+        fingerprint: String,
+        /// Estimated input tokens; what a call that was cut off counts as spent.
+        estimate: u64,
+    },
     /// Intent: the hands are about to hear of a call. Its position is the call's id.
     #[serde(rename_all = "camelCase")]
     ToolRequested {
@@ -112,9 +123,9 @@ pub enum Body {
         summary: String,
         /// First entry that is still sent.
         keep_from: Position,
-        /// The run that was under way, with what it had spent before `keep_from`.
+        /// The run that was under way: what a resuming brain could otherwise only read before `keep_from`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        open_run: Option<RunTotals>,
+        open_run: Option<OpenRun>,
     },
     /// A run ended. Appending this also settles its record and its queue entry, in the same atomic step.
     #[serde(rename_all = "camelCase")]
@@ -140,6 +151,27 @@ pub enum ToolEnding {
     SandboxLost,
 }
 
+/// A run in the middle of which a checkpoint was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OpenRun {
+    /// The run.
+    pub run: RunId,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// See [`Body::RunStarted`].
+    pub model: String,
+    /// See [`Body::RunStarted`].
+    pub workdir: Option<String>,
+    /// See [`Body::RunStarted`].
+    pub tools: Vec<String>,
+    /// What it had spent when the checkpoint was made, the summary included.
+    pub spent: RunTotals,
+    /// Whether it had offered a verdict that was refused.
+    #[serde(default)]
+    pub refused_verdict: bool,
+}
+
 /// What a run has spent so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -159,6 +191,7 @@ impl Body {
             | Self::Takeover { run, .. }
             | Self::ModelRequested { run, .. }
             | Self::ModelAnswered { run, .. }
+            | Self::SummaryRequested { run, .. }
             | Self::ToolRequested { run, .. }
             | Self::ToolEnded { run, .. }
             | Self::RunEnded { run, .. } => Some(run),

@@ -76,6 +76,8 @@ pub struct Prepared {
     pub fingerprint: String,
     /// Estimated input tokens.
     pub estimate: u64,
+    /// Input tokens that fit beside the answer: the model's context window less its output limit.
+    pub room: u64,
 }
 
 /// A piece of an answer while it streams. Never stored; the whole answer is.

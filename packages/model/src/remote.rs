@@ -42,11 +42,11 @@ pub(crate) trait Decode: Send {
     fn finish(self: Box<Self>) -> Result<Assistant, Error>;
 }
 
-/// Makes what the seam calls a prepared request.
-pub(crate) fn prepared(request: &Request<'_>, body: Bytes) -> Prepared {
+/// Makes what the seam calls a prepared request; `room` is the number of input tokens that fit.
+pub(crate) fn prepared(request: &Request<'_>, body: Bytes, room: u64) -> Prepared {
     let fingerprint = Sha256::digest(&body).iter().map(|b| format!("{b:02x}")).collect();
     let estimate = body.len() as u64 / BYTES_PER_TOKEN;
-    Prepared { model: request.model.clone(), body, fingerprint, estimate }
+    Prepared { model: request.model.clone(), body, fingerprint, estimate, room }
 }
 
 /// A [`ModelClient`] for one wire format.
@@ -120,7 +120,9 @@ async fn read_stream(
 impl<W: Wire> ModelClient for Remote<W> {
     fn prepare(&self, request: &Request<'_>) -> Result<Prepared, Error> {
         let declared = self.known.declared(request.model).map(|l| l.max_output);
-        Ok(prepared(request, self.wire.encode(request, declared)?))
+        let limits = self.known.of(request.model);
+        let room = limits.context_window.saturating_sub(limits.max_output.into());
+        Ok(prepared(request, self.wire.encode(request, declared)?, room))
     }
 
     async fn send(&self, prepared: &Prepared, deltas: &mut (dyn FnMut(Delta) + Send)) -> Result<Assistant, Error> {

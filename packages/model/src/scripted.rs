@@ -76,7 +76,7 @@ impl ModelClient for Scripted {
             messages: request.messages.iter().map(plain).collect(),
         };
         let bytes = serde_json::to_vec(&body).map_err(|e| never(format!("the request cannot be encoded: {e}")))?;
-        Ok(prepared(request, bytes.into()))
+        Ok(prepared(request, bytes.into(), u64::MAX)) // a script is never too long
     }
 
     async fn send(&self, prepared: &Prepared, deltas: &mut (dyn FnMut(Delta) + Send)) -> Result<Assistant, Error> {

@@ -1,6 +1,7 @@
 //! In-memory stand-ins for the model and the hands, for tests of what runs on top of them.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -45,9 +46,13 @@ pub type Said = Result<Assistant, model::Error>;
 #[derive(Default)]
 pub struct FakeModel {
     steps: Vec<Said>,
+    /// Whether answers carry their number, so that a summary can carry it on.
+    numbered: bool,
     /// Errors to answer with first, one per request.
     stumbles: Mutex<Vec<model::Error>>,
     seen: Mutex<Vec<Vec<Message>>>,
+    /// Input tokens that fit; 0 stands for no limit.
+    room: AtomicU64,
 }
 
 impl FakeModel {
@@ -57,9 +62,38 @@ impl FakeModel {
         Arc::new(Self { steps, ..Self::default() })
     }
 
+    /// As [`FakeModel::new`], for conversations that are summarised on the way: each answer carries its number, a
+    /// summary carries the highest on, and the next answer is the one after it.
+    #[must_use]
+    pub fn numbered(steps: Vec<Said>) -> Arc<Self> {
+        let number = |(n, mut said): (usize, Said)| {
+            if let Ok(answer) = &mut said {
+                answer.blocks.insert(0, Block::Text { text: format!("[{n}]") });
+            }
+            said
+        };
+        let steps = steps.into_iter().enumerate().map(number).collect();
+        Arc::new(Self { steps, numbered: true, ..Self::default() })
+    }
+
+    fn step(&self, messages: &[Message]) -> usize {
+        if self.numbered {
+            let text = format!("{messages:?}");
+            let numbers = text.split('[').filter_map(|s| s.split(']').next()?.parse::<usize>().ok());
+            return numbers.max().map_or(0, |n| n + 1);
+        }
+        let since_user = messages.iter().rev().take_while(|m| !matches!(m, Message::User(_)));
+        since_user.filter(|m| matches!(m, Message::Assistant(_))).count()
+    }
+
     /// Answers the next requests with these errors.
     pub fn stumble(&self, errors: Vec<model::Error>) {
         lock(&self.stumbles).extend(errors);
+    }
+
+    /// From now on only so many input tokens fit.
+    pub fn set_room(&self, tokens: u64) {
+        self.room.store(tokens, Ordering::SeqCst);
     }
 
     /// The conversations that were prepared, in order.
@@ -73,10 +107,16 @@ impl FakeModel {
 impl ModelClient for FakeModel {
     fn prepare(&self, request: &Request<'_>) -> Result<Prepared, model::Error> {
         lock(&self.seen).push(request.messages.to_vec());
-        let since_user = request.messages.iter().rev().take_while(|m| !matches!(m, Message::User(_)));
-        let step = since_user.filter(|m| matches!(m, Message::Assistant(_))).count();
-        let body = Bytes::from(json!({"step": step}).to_string());
-        Ok(Prepared { model: request.model.clone(), fingerprint: format!("step-{step}"), body, estimate: 10 })
+        let step = self.step(request.messages);
+        let summary = matches!(request.messages.last(), Some(Message::User(t)) if t.contains("Write a summary"));
+        let body = Bytes::from(json!({"step": step, "summary": summary}).to_string());
+        let length: usize = request.messages.iter().map(|m| format!("{m:?}").len()).sum();
+        let room = match self.room.load(Ordering::SeqCst) {
+            0 => u64::MAX,
+            room => room,
+        };
+        let fingerprint = format!("step-{step}");
+        Ok(Prepared { model: request.model.clone(), fingerprint, body, estimate: length as u64 / 4, room })
     }
 
     async fn send(&self, prepared: &Prepared, _deltas: &mut (dyn FnMut(Delta) + Send)) -> Said {
@@ -84,6 +124,9 @@ impl ModelClient for FakeModel {
             return Err(e);
         }
         let body: Value = serde_json::from_slice(&prepared.body).unwrap_or_default();
+        if body["summary"] == json!(true) {
+            return Ok(says(&format!("[{}]", body["step"].as_u64().unwrap_or(0).saturating_sub(1))));
+        }
         let step = body["step"].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
         self.steps.get(step).cloned().unwrap_or_else(|| Ok(says("done")))
     }

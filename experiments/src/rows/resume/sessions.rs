@@ -161,7 +161,7 @@ impl<'a> Writer<'a> {
         }
         if kind == Kind::Checkpointed {
             let summary = "So far: many commands, all fine.".to_owned();
-            self.push(Body::Checkpoint { summary, keep_from, open_run: Some(RunTotals::default()) }).await?;
+            self.push(Body::Checkpoint { summary, keep_from, open_run: None }).await?;
         }
         self.push(requested(&run)).await?;
         self.push(answered(&run, Block::Text { text: "done".into() }, StopReason::EndTurn)).await?;
