@@ -16,8 +16,9 @@ const FILE: &str = "lock";
 /// Longest process id that is read back from the lock file, in bytes.
 const PID_BYTES: u64 = 20;
 
-/// How long a folder must be locked to count as in use: whoever only looks ([`holder`]) is done long before.
-const PATIENCE: Duration = Duration::from_millis(250);
+/// How long a folder must be locked to count as in use: whoever only looks ([`holder`]) is done long before, and a
+/// process that was killed an instant ago has time to be gone.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often the lock is tried within that.
 const TRY_EVERY: Duration = Duration::from_millis(5);
