@@ -6,6 +6,7 @@
 mod bash;
 mod call;
 mod connection;
+mod outputs;
 mod session;
 mod sessions;
 
