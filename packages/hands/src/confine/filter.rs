@@ -91,6 +91,35 @@ const NAMESPACES: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWNET) as u64;
 /// Terminal controls that put input into somebody else's terminal.
 const TERMINAL: [u64; 2] = [libc::TIOCSTI, libc::TIOCLINUX];
+/// Mode bits that lend a program's rights to whoever runs it. A folder can be one of the machine's, where other users
+/// would find the program.
+const SET_ID: [u64; 2] = [0o4000, 0o2000];
+/// Calls that take a mode, and which argument it is.
+const MODES: &[(libc::c_long, u8)] = &[
+    (libc::SYS_fchmod, 1),
+    (libc::SYS_fchmodat, 2),
+    (FCHMODAT2, 2),
+    (libc::SYS_mkdirat, 2),
+    (libc::SYS_mknodat, 2),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_chmod, 1),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_creat, 1),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_mkdir, 1),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_mknod, 1),
+];
+/// Not known to every C library.
+const FCHMODAT2: libc::c_long = 452;
+/// Calls that take a mode only if a flag says that a file is to be made: the flags, and the mode.
+const OPENS: &[(libc::c_long, u8, u8)] = &[
+    (libc::SYS_openat, 2, 3),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_open, 1, 2),
+];
+/// The flags that make a file; of the second, the bit that it does not share with others.
+const MAKES: [u64; 2] = [libc::O_CREAT as u64, (libc::O_TMPFILE & !libc::O_DIRECTORY) as u64];
 /// Mask over a socket's type that leaves the flags out.
 const SOCKET_TYPE: u64 = 0xf;
 
@@ -99,11 +128,11 @@ type Rules = BTreeMap<libc::c_long, Vec<SeccompRule>>;
 /// Installs the filter on this process and all that it starts.
 pub(super) fn install(level: Level, network: bool) -> io::Result<()> {
     let refused = build(refusals(level, network).map_err(other)?, libc::EPERM)?;
-    // Its flags are in memory, out of a filter's sight; with ENOSYS the C library falls back to `clone`.
-    let clone3 = build([(libc::SYS_clone3, Vec::new())].into(), libc::ENOSYS)?;
+    // Flags and modes of these are in memory, out of a filter's sight; with ENOSYS programs fall back to the older calls.
+    let unseen = build([libc::SYS_clone3, libc::SYS_openat2].map(|n| (n, Vec::new())).into(), libc::ENOSYS)?;
     #[cfg(target_arch = "x86_64")]
     apply_filter(&x32()).map_err(other)?;
-    apply_filter(&clone3).map_err(other)?;
+    apply_filter(&unseen).map_err(other)?;
     apply_filter(&refused).map_err(other)
 }
 
@@ -130,6 +159,18 @@ fn refusals(level: Level, network: bool) -> Result<Rules, seccompiler::BackendEr
     rules.insert(libc::SYS_clone, clone);
     let ioctl = TERMINAL.iter().map(|n| rule(vec![condition(1, Eq, *n)?])).collect::<Result<_, _>>()?;
     rules.insert(libc::SYS_ioctl, ioctl);
+
+    for (call, mode) in MODES {
+        let set_id = SET_ID.iter().map(|bit| rule(vec![condition(*mode, MaskedEq(*bit), *bit)?]));
+        rules.insert(*call, set_id.collect::<Result<_, _>>()?);
+    }
+    for (call, flags, mode) in OPENS {
+        let pairs = MAKES.iter().flat_map(|make| SET_ID.iter().map(move |bit| (*make, *bit)));
+        let set_id = pairs.map(|(make, bit)| {
+            rule(vec![condition(*flags, MaskedEq(make), make)?, condition(*mode, MaskedEq(bit), bit)?])
+        });
+        rules.insert(*call, set_id.collect::<Result<_, _>>()?);
+    }
 
     let mut families = Vec::new();
     if level == Level::Full {

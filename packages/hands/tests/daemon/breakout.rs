@@ -186,6 +186,34 @@ async fn rights_cannot_be_gained() {
 }
 
 #[tokio::test]
+async fn nobody_else_is_lent_the_rights_of_the_daemon() {
+    for cell in Cell::all().await {
+        cell.bash("cp /bin/sh shell; mkdir dir; touch empty").await;
+        for command in [
+            "chmod 4755 shell",
+            "chmod g+s shell",
+            "chmod 2755 dir",
+            "install -m 4755 shell other",
+            "python3 -c 'import os; os.chmod(\"shell\", 0o4755)'",
+            "python3 -c 'import os; os.fchmod(os.open(\"shell\", 0), 0o2755)'",
+            "python3 -c 'import os; os.close(os.open(\"made\", os.O_CREAT | os.O_WRONLY, 0o4755))'",
+            "python3 -c 'import os; os.close(os.open(\".\", os.O_TMPFILE | os.O_WRONLY, 0o4755))'",
+            "python3 -c 'import os; os.mknod(\"node\", 0o106755)'",
+            // fchmodat2 and openat2, which C libraries do not use for this.
+            "python3 -c 'import ctypes, sys; sys.exit(-ctypes.CDLL(None).syscall(452, -100, b\"shell\", 0o4755, 0))'",
+            "python3 -c 'import ctypes, sys; how = (ctypes.c_uint64 * 3)(0o101, 0o4755, 0); \
+             sys.exit(ctypes.CDLL(None).syscall(437, -100, b\"made\", how, 24) < 0)'",
+        ] {
+            cell.refused(command).await;
+        }
+        assert_eq!(cell.bash("find . -perm /6000 | wc -l").await, "0", "{}", cell.level);
+        // The same argument means nothing where no file is made, and ordinary modes are as they were.
+        let modes = "chmod 755 shell && chmod 1777 dir && chmod u+w,go-w empty && install -m 640 empty copy && tar c . | tar x -C dir";
+        ok(&cell.session, cell.next(), modes).await;
+    }
+}
+
+#[tokio::test]
 async fn honest_work_is_not_disturbed() {
     for cell in Cell::all().await {
         let level = cell.level;
