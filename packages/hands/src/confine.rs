@@ -14,12 +14,18 @@ use std::io;
 use crate::domain::protocol::Setup;
 use crate::level::Level;
 
+/// Landlock watches opening files, not modes, owners, times and attributes, all of which root may change everywhere; root
+/// is exempt from the limit on processes, and may set the limits of everybody else's.
+const ROOT_AT_REDUCED: &str = "this level is no wall around the root user: run as an ordinary user, or enable user \
+     namespaces for `full`";
+
 /// Steps of the outer process, before it forks the inner one.
 pub(crate) fn enter_outer(setup: &Setup) -> io::Result<()> {
-    if setup.level == Level::Full {
-        step("user and process namespaces", root::enter_user_namespace())?;
+    match setup.level {
+        Level::Full => step("user and process namespaces", root::enter_user_namespace()),
+        Level::Reduced if rustix::process::geteuid().is_root() => Err(io::Error::other(ROOT_AT_REDUCED)),
+        Level::Reduced | Level::Unconfined => Ok(()),
     }
-    Ok(())
 }
 
 /// Steps of the inner process. Afterwards it and all that it forks are confined for good.

@@ -148,8 +148,8 @@ async fn choose_level(settings: &Settings) -> Result<Level, Error> {
     Err(Error::Level(format!(
         "commands cannot be confined at level `{allow}` or better here. {}. Remedies: for `full`, user namespaces \
          (sysctl kernel.apparmor_restrict_unprivileged_userns=0 on Ubuntu, kernel.unprivileged_userns_clone=1 on \
-         Debian, user.max_user_namespaces above 0); for `reduced`, Linux 6.12 or later with Landlock, and allow that \
-         level by name",
+         Debian, user.max_user_namespaces above 0); for `reduced`, Linux 6.12 or later with Landlock, an ordinary user, \
+         and allow that level by name",
         failures.join("; ")
     )))
 }

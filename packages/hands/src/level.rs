@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub enum Level {
     /// Namespaces, a root of their own, Landlock, system call filter, limits.
     Full,
-    /// Landlock and system call filter, on the real paths. Names of other processes can be seen.
+    /// Landlock and system call filter, on the real paths. Names of other processes can be seen. Not for the root user.
     Reduced,
     /// Limits only. A command can do whatever the user of the hands can.
     Unconfined,

@@ -35,6 +35,7 @@ impl Cell {
             let secret = daemon.dir.path().join("secret");
             fs::write(&secret, "the-secret").unwrap();
             fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+            daemon.give(&secret);
             let outside = TcpListener::bind("127.0.0.1:0").unwrap();
             cells.push(Self { daemon, level, session, secret, position: 1.into(), outside });
         }
@@ -298,6 +299,25 @@ async fn the_network_is_there_where_it_is_granted() {
         let Some(daemon) = granted else { continue };
         let session = daemon.open(1).await;
         assert_eq!(ok(&session, 1, &format!("exec 3<>/dev/tcp/127.0.0.1/{port} && echo connected")).await, "connected");
+    }
+}
+
+#[test]
+fn reduced_is_refused_to_root() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: the test does not run as root");
+        return;
+    }
+    let state = tempfile::tempdir().unwrap();
+    for how in ["probe", "daemon"] {
+        let refused = std::process::Command::new(env!("CARGO_BIN_EXE_torpor-hands"))
+            .args([how, "--allow", "reduced", "--prefer", "reduced", "--state"])
+            .arg(state.path())
+            .output()
+            .unwrap();
+        assert!(!refused.status.success());
+        let why = String::from_utf8(refused.stderr).unwrap();
+        assert!(why.contains("run as an ordinary user, or enable user namespaces"), "{why}");
     }
 }
 

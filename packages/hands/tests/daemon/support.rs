@@ -1,6 +1,7 @@
 //! A daemon of the test's own, and brains that attach to it.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -13,6 +14,9 @@ use torpor_exec_channel::{Client, Dial, Error, Options, Session, Source, Stream}
 use torpor_hands::{Level, Settings, socket};
 
 pub(crate) const SESSION: &str = "0123456789abcdef0123456789abcdef";
+
+/// Runs the daemon where a test that runs as root needs one that does not.
+const NOBODY: u32 = 65534;
 
 /// A daemon in a folder that goes with it.
 pub(crate) struct Daemon {
@@ -31,7 +35,14 @@ impl Daemon {
         let dir = tempfile::tempdir().unwrap();
         let mut settings = Settings::new(dir.path().join("state"));
         change(&mut settings);
-        let (child, line) = spawn(&settings);
+        give(dir.path(), &settings);
+        let (child, line) = match spawn(&settings, user(&settings)) {
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied && user(&settings).is_some() => {
+                eprintln!("SKIPPED: user {NOBODY} cannot reach {}: {e}", env!("CARGO_BIN_EXE_torpor-hands"));
+                return None;
+            }
+            spawned => spawned.unwrap(),
+        };
         if line != "ready" {
             eprintln!("SKIPPED: {line}");
             assert!(line.contains("cannot be confined"), "{line}");
@@ -44,6 +55,11 @@ impl Daemon {
         &self.settings.state
     }
 
+    /// Makes a file the daemon's user's own.
+    pub(crate) fn give(&self, path: &Path) {
+        give(path, &self.settings);
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -51,7 +67,7 @@ impl Daemon {
     /// `kill -9` and a fresh start on the same folder.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        let (child, line) = spawn(&self.settings);
+        let (child, line) = spawn(&self.settings, user(&self.settings)).unwrap();
         assert_eq!(line, "ready");
         self.child = child;
     }
@@ -82,18 +98,33 @@ impl Drop for Daemon {
     }
 }
 
-fn spawn(settings: &Settings) -> (Child, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_torpor-hands"))
+/// Whom the daemon runs as, if not the test's own user: `reduced` is refused to root.
+fn user(settings: &Settings) -> Option<u32> {
+    let other = settings.prefer == Level::Reduced && rustix::process::geteuid().is_root();
+    other.then_some(NOBODY)
+}
+
+fn give(path: &Path, settings: &Settings) {
+    if let Some(user) = user(settings) {
+        std::os::unix::fs::chown(path, Some(user), Some(user)).unwrap();
+    }
+}
+
+fn spawn(settings: &Settings, user: Option<u32>) -> std::io::Result<(Child, String)> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_torpor-hands"));
+    if let Some(user) = user {
+        command.uid(user).gid(user);
+    }
+    let mut child = command
         .arg("daemon")
         .args(settings.to_args())
         .env("SECRET_OF_THE_DAEMON", "do-not-leak")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .spawn()?;
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    (child, line.trim().to_owned())
+    Ok((child, line.trim().to_owned()))
 }
 
 /// How these brains present themselves.
