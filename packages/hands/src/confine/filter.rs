@@ -81,6 +81,47 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_modify_ldt,
 ];
 
+/// Refused at `reduced`, where names of the machine's own are in reach: shared memory, semaphores and queues, and
+/// attributes of files by path, which Landlock does not watch.
+const REFUSED_ON_REAL_PATHS: &[libc::c_long] = &[
+    libc::SYS_shmget,
+    libc::SYS_shmat,
+    libc::SYS_shmctl,
+    libc::SYS_shmdt,
+    libc::SYS_msgget,
+    libc::SYS_msgsnd,
+    libc::SYS_msgrcv,
+    libc::SYS_msgctl,
+    libc::SYS_semget,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_semctl,
+    libc::SYS_mq_open,
+    libc::SYS_mq_unlink,
+    libc::SYS_mq_timedsend,
+    libc::SYS_mq_timedreceive,
+    libc::SYS_mq_notify,
+    libc::SYS_mq_getsetattr,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    SETXATTRAT,
+    REMOVEXATTRAT,
+];
+/// Not known to every C library.
+const SETXATTRAT: libc::c_long = 463;
+const REMOVEXATTRAT: libc::c_long = 466;
+/// Refused at `reduced` for any process but the caller: which argument names it, 0 standing for the caller.
+const SCHEDULING: &[(libc::c_long, u8)] = &[
+    (libc::SYS_setpriority, 1),
+    (libc::SYS_ioprio_set, 1),
+    (libc::SYS_sched_setscheduler, 0),
+    (libc::SYS_sched_setparam, 0),
+    (libc::SYS_sched_setattr, 0),
+];
+/// What the first argument of `setpriority` and `ioprio_set` is for all processes of a user.
+const OF_A_USER: [(libc::c_long, u64); 2] = [(libc::SYS_setpriority, 2), (libc::SYS_ioprio_set, 3)];
 /// Flags of `clone` that make a namespace.
 const NAMESPACES: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
@@ -147,7 +188,7 @@ fn build(rules: Rules, errno: i32) -> io::Result<BpfProgram> {
 }
 
 fn refusals(level: Level, network: bool) -> Result<Rules, seccompiler::BackendError> {
-    use SeccompCmpArgLen::Dword;
+    use SeccompCmpArgLen::{Dword, Qword};
     use SeccompCmpOp::{Eq, MaskedEq, Ne};
     let condition = |arg, op, value| SeccompCondition::new(arg, Dword, op, value);
     let rule = SeccompRule::new;
@@ -170,6 +211,19 @@ fn refusals(level: Level, network: bool) -> Result<Rules, seccompiler::BackendEr
             rule(vec![condition(*flags, MaskedEq(make), make)?, condition(*mode, MaskedEq(bit), bit)?])
         });
         rules.insert(*call, set_id.collect::<Result<_, _>>()?);
+    }
+
+    // Limits of the caller's own, and reading anybody's, are fine.
+    let of_others = rule(vec![condition(0, Ne, 0)?, SeccompCondition::new(2, Qword, Ne, 0)?])?;
+    rules.insert(libc::SYS_prlimit64, vec![of_others]);
+    if level == Level::Reduced {
+        rules.extend(REFUSED_ON_REAL_PATHS.iter().map(|n| (*n, Vec::new())));
+        for (call, who) in SCHEDULING {
+            rules.insert(*call, vec![rule(vec![condition(*who, Ne, 0)?])?]);
+        }
+        for (call, user) in OF_A_USER {
+            rules.entry(call).or_default().push(rule(vec![condition(0, Eq, user)?])?);
+        }
     }
 
     let mut families = Vec::new();

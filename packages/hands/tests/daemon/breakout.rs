@@ -214,6 +214,39 @@ async fn nobody_else_is_lent_the_rights_of_the_daemon() {
     }
 }
 
+/// Makes a call of the C library, and says what it returned and the error number.
+fn c_call(call: &str) -> String {
+    format!("python3 -c 'import ctypes, os; c = ctypes.CDLL(None, use_errno=True); print({call}, ctypes.get_errno())'")
+}
+
+#[tokio::test]
+async fn processes_and_names_of_the_machine_cannot_be_changed() {
+    for cell in Cell::all().await {
+        let limits = c_call("c.prlimit(os.getppid(), 7, (ctypes.c_uint64 * 2)(9, 9), None)");
+        assert_eq!(cell.bash(&limits).await, "-1 1", "{}: {limits}", cell.level);
+        ok(&cell.session, cell.next(), "ulimit -n 99; prlimit --pid $$ >/dev/null; nice -n 1 true; touch -d @0 x")
+            .await;
+        if cell.level != Level::Reduced {
+            continue; // there are none but its own
+        }
+        let pid = cell.daemon.pid();
+        for call in [
+            format!("c.setpriority(0, {pid}, 19)"),
+            "c.setpriority(2, 0, 19)".into(),
+            format!("c.syscall({}, 1, {pid}, 0x6000)", libc::SYS_ioprio_set),
+            format!("c.syscall({}, 3, 0, 0x6000)", libc::SYS_ioprio_set),
+            format!("c.sched_setscheduler({pid}, 5, (ctypes.c_int * 1)(0))"),
+            "c.shmget(0, 4096, 0o1600)".into(),
+            "c.semget(0, 1, 0o1600)".into(),
+            "c.msgget(0, 0o1600)".into(),
+            format!("c.syscall({}, b\"queue\", 0o102, 0o600, 0)", libc::SYS_mq_open),
+            "c.setxattr(b\"x\", b\"user.x\", b\"x\", 1, 0)".into(),
+        ] {
+            assert_eq!(cell.bash(&c_call(&call)).await, "-1 1", "{call}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn honest_work_is_not_disturbed() {
     for cell in Cell::all().await {
