@@ -177,6 +177,12 @@ impl Leaf<'_> {
                 Err(sandbox::Error::Fenced { mine, current }) => {
                     return Err(Stopped::Fenced(format!("the hands refused epoch {mine}; current is {current}")));
                 }
+                // The call's intent stands: whoever goes on later asks for the same call again.
+                Err(sandbox::Error::Busy(why)) => {
+                    drop(running);
+                    self.writer.commit().await?;
+                    return Ok(Some(LeafEnd::Busy(why)));
+                }
                 // A call that the hands will not take is the model's to know, not the run's end.
                 Err(sandbox::Error::Refused(why)) => {
                     (ToolEnding::Finished, ToolResult::error(format!("The sandbox refused this call: {why}")))

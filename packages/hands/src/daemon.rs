@@ -1,11 +1,12 @@
 //! The daemon: one per state folder.
 //!
 //! Owns: being the only one, the level of confinement, the socket, and the clock that ends what nobody waits for. Must
-//! not know: what frames say ([`connection`]) or how a call runs ([`session`], [`call`]).
+//! not know: what frames say (`connection`) or how a call runs (`session`, `call`).
 
 mod bash;
 mod call;
 mod connection;
+mod outputs;
 mod session;
 mod sessions;
 

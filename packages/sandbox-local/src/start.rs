@@ -13,7 +13,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
-use tokio::sync::Mutex;
 use tokio::time::timeout;
 use torpor_core::sandbox;
 use torpor_exec_channel::{Dial, Error, Stream};
@@ -34,14 +33,13 @@ const MAX_LOG: u64 = 1024 * 1024;
 #[derive(Debug)]
 pub struct Dialer {
     config: Arc<Config>,
-    starting: Mutex<()>,
 }
 
 impl Dialer {
     /// Dials for this configuration.
     #[must_use]
     pub fn new(config: Arc<Config>) -> Self {
-        Self { config, starting: Mutex::new(()) }
+        Self { config }
     }
 }
 
@@ -52,7 +50,6 @@ impl Dial for Dialer {
         if let Ok(stream) = socket::connect(state).await {
             return Ok(Box::new(stream));
         }
-        let _one = self.starting.lock().await;
         start(&self.config).await?;
         match socket::connect(state).await {
             Ok(stream) => Ok(Box::new(stream)),

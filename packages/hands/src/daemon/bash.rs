@@ -76,7 +76,7 @@ pub(super) async fn run(session: &Session, call: &Arc<Call>) -> Ended {
     let started = async {
         let order = Order::read(call)?;
         let domain = session.domain().await?;
-        let output = Arc::new(session.create_output(call.position()));
+        let output = Arc::new(session.outputs.create(call.position()));
         call.set_output(output.clone());
         let job = Job::Bash { command: order.command.to_owned() };
         let pipes = spawn(&domain, &job, call, &output).await;
@@ -199,7 +199,7 @@ async fn end(session: &Session, domain: &Arc<Domain>, running: &mut Running) {
 fn result(session: &Session, call: &Call, output: &Output, cut: Option<Exit>, report: Option<Report>) -> Ended {
     let summary = output.finish();
     let extent = summary.extent;
-    session.stored(extent.head + extent.tail);
+    session.outputs.stored(extent.head + extent.tail);
     let exit = match (cut, report) {
         (Some(cut), _) => cut,
         (None, Some(Report::Exited(code))) => Exit::Code(code),
@@ -207,7 +207,7 @@ fn result(session: &Session, call: &Call, output: &Output, cut: Option<Exit>, re
         (None, Some(Report::NotStarted(why))) => return tool_end(why, true, Exit::NotStarted),
         (None, Some(Report::Answer { .. }) | None) => Exit::Signal(libc::SIGKILL), // the sandbox process was killed
     };
-    let path = session.output_inside(call.position());
+    let path = session.outputs.path_inside(call.position());
     let end = BashEnd {
         exit: if let Exit::Code(code) = exit { Some(code) } else { None },
         signal: if let Exit::Signal(signal) = exit { Some(signal) } else { None },

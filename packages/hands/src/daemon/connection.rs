@@ -246,7 +246,7 @@ impl Server {
             }
             Attached::Over(ended) => {
                 if let Some(watch) = watch.filter(|w| w.from < ended.output.total) {
-                    let (text, segments) = session.output_paths(position);
+                    let (text, segments) = session.outputs.paths(position);
                     self.replay(&Output::reopen(&text, &segments, ended.output), watch).await?;
                 }
                 *ended

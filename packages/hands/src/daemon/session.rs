@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as Plain, PoisonError};
 use std::time::Duration;
 
@@ -20,20 +20,14 @@ use torpor_exec_channel::message::{Call as Request, Code, Ended, Exit, Extent, O
 use super::bash::Input;
 use super::call::{self, Call};
 use super::make_folders;
+use super::outputs::Outputs;
 use super::sessions::Shared;
 use crate::domain::Domain;
 use crate::domain::protocol::Setup;
 use crate::journal::{Journal, Known, Past, Record};
-use crate::output::Output;
 
 /// A domain in which background processes run stays this long after the last call.
 const IDLE_BUSY_DOMAIN: Duration = Duration::from_secs(600);
-/// Bytes of stored output that a session may have; the oldest goes first.
-const MAX_OUTPUTS: u64 = 1024 * 1024 * 1024;
-/// Bytes that are written between two looks at what there is.
-const LOOK_EVERY: u64 = 128 * 1024 * 1024;
-/// What the smallest output takes, in bytes.
-const MIN_OUTPUT: u64 = 4096;
 
 /// What a request attaches to.
 pub(super) enum Attached {
@@ -58,7 +52,7 @@ pub(super) struct Session {
     dir: PathBuf,
     inner: Mutex<Inner>,
     used: Plain<Instant>,
-    unseen: AtomicU64, // bytes of output since the last look
+    pub(super) outputs: Outputs,
     running: Arc<AtomicUsize>,
 }
 
@@ -90,8 +84,8 @@ impl Session {
         let Past { opened, fence, calls } = past;
         let opened = opened.map(|w| w.map(PathBuf::from));
         let inner = Inner { journal, opened, fence, past: calls, live: HashMap::new(), domain: None };
-        let used = Plain::new(Instant::now());
-        Ok(Arc::new(Self { shared, dir, inner: Mutex::new(inner), used, unseen: AtomicU64::new(LOOK_EVERY), running }))
+        let (used, outputs) = (Plain::new(Instant::now()), Outputs::new(&dir, shared.level));
+        Ok(Arc::new(Self { shared, dir, inner: Mutex::new(inner), used, outputs, running }))
     }
 
     /// Binds the session to its workspace, and raises the fence.
@@ -306,7 +300,7 @@ impl Session {
             workspace,
             tmp: own.join("tmp"),
             home: own.join("home"),
-            outputs: self.dir.join("outputs"),
+            outputs: self.outputs.folder(),
             network: settings.network,
             readable: settings.readable.clone(),
             path: settings.path.clone(),
@@ -339,35 +333,6 @@ impl Session {
             return Err(bad("overlaps the hands' own folder".into()));
         }
         Ok(real)
-    }
-
-    /// Files of a call's output: text, segments.
-    pub(super) fn output_paths(&self, position: u64) -> (PathBuf, PathBuf) {
-        let position = position.to_string();
-        (self.dir.join("outputs").join(&position).join("output"), self.dir.join("segments").join(position))
-    }
-
-    /// Where a command finds the output of a call.
-    pub(super) fn output_inside(&self, position: u64) -> String {
-        match self.shared.level {
-            crate::Level::Full => format!("/outputs/{position}/output"),
-            _ => self.output_paths(position).0.display().to_string(),
-        }
-    }
-
-    /// The output of a call that is about to start. Makes room now and then: the oldest outputs beyond the bound go.
-    pub(super) fn create_output(&self, position: u64) -> Output {
-        let (output, segments) = self.output_paths(position);
-        if self.unseen.load(Ordering::Relaxed) >= LOOK_EVERY {
-            self.unseen.store(0, Ordering::Relaxed);
-            sweep_outputs(&self.dir, position);
-        }
-        Output::create(output, segments)
-    }
-
-    /// Counts what a call has stored.
-    pub(super) fn stored(&self, bytes: u64) {
-        self.unseen.fetch_add(bytes.max(MIN_OUTPUT), Ordering::Relaxed);
     }
 
     /// How long nobody has asked for anything.
@@ -415,25 +380,4 @@ impl Session {
 
 fn lost(why: String) -> Ended {
     Ended { exit: Exit::Lost(why), result: None, output: Extent::default() }
-}
-
-/// Removes the oldest outputs until the rest is within the bound. `except` is about to be written.
-fn sweep_outputs(session: &Path, except: u64) {
-    let (outputs, segments) = (session.join("outputs"), session.join("segments"));
-    let mut found: Vec<(u64, u64)> = Vec::new();
-    for entry in fs::read_dir(&outputs).into_iter().flatten().flatten() {
-        let position = entry.file_name().to_str().and_then(|n| n.parse().ok());
-        let size = fs::metadata(entry.path().join("output")).map_or(0, |m| m.len()).max(MIN_OUTPUT);
-        found.extend(position.filter(|p| *p != except).map(|p| (p, size)));
-    }
-    let mut total: u64 = found.iter().map(|(_, size)| size).sum();
-    found.sort_unstable();
-    for (position, size) in found {
-        if total <= MAX_OUTPUTS {
-            return;
-        }
-        let _ = fs::remove_dir_all(outputs.join(position.to_string()));
-        let _ = fs::remove_file(segments.join(position.to_string()));
-        total -= size;
-    }
 }

@@ -1,4 +1,4 @@
-//! Promises of [`SandboxTransport`] and [`Sandbox`](torpor_core::sandbox::Sandbox).
+//! Promises of [`SandboxTransport`] and [`Sandbox`].
 //!
 //! The suite knows no shell: a fixture says which call makes one mark that can be counted from outside, and which
 //! makes one and then waits.
