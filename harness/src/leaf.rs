@@ -67,6 +67,7 @@ pub struct Stop(watch::Receiver<Signal>);
 enum Signal {
     Go,
     HandBack,
+    Cancel,
     Lost,
 }
 
@@ -101,6 +102,17 @@ impl StopHandle {
     /// Stop at the next safe point and give the run back.
     pub fn hand_back(&self) {
         self.0.send_if_modified(|s| *s == Signal::Go && std::mem::replace(s, Signal::HandBack) == Signal::Go);
+    }
+
+    /// The run is to be cancelled: end it, and everything of it that runs.
+    pub fn cancel(&self) {
+        self.0.send_if_modified(|s| {
+            let changes = matches!(s, Signal::Go | Signal::HandBack);
+            if changes {
+                *s = Signal::Cancel;
+            }
+            changes
+        });
     }
 
     /// The lease is lost: stop at once and touch nothing.
@@ -174,6 +186,7 @@ fn end_of(run: &RunId, stopped: Stopped) -> LeafEnd {
 pub(crate) enum Interrupt {
     Deadline,
     HandBack,
+    Cancel,
     Lost,
 }
 
@@ -225,6 +238,9 @@ impl<'a> Leaf<'a> {
     async fn drive(&mut self) -> Result<LeafEnd, Stopped> {
         if let Some(outcome) = &self.state().outcome {
             return Ok(LeafEnd::Ended(outcome.clone()));
+        }
+        if self.lease.cancel {
+            return self.end(Outcome::Cancelled {}).await;
         }
         if self.state().started.is_some() {
             let body = Body::Takeover { run: self.run(), worker: self.lease.worker.clone() };
@@ -370,6 +386,7 @@ impl<'a> Leaf<'a> {
                 let outcome = self.timed_out();
                 self.end(outcome).await
             }
+            Interrupt::Cancel => self.end(Outcome::Cancelled {}).await,
             Interrupt::HandBack => {
                 self.writer.commit().await?;
                 Ok(LeafEnd::HandedBack)
@@ -389,7 +406,11 @@ impl<'a> Leaf<'a> {
                 }
             };
             tokio::select! {
-                signal = stop.said() => if signal == Signal::HandBack { Interrupt::HandBack } else { Interrupt::Lost },
+                signal = stop.said() => match signal {
+                    Signal::HandBack => Interrupt::HandBack,
+                    Signal::Cancel => Interrupt::Cancel,
+                    Signal::Go | Signal::Lost => Interrupt::Lost,
+                },
                 () = deadline => Interrupt::Deadline,
             }
         }

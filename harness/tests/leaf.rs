@@ -418,3 +418,31 @@ async fn a_refusal_for_length_is_answered_with_a_summary_once() {
     assert_eq!(record.status, Status::Done, "{record:?}");
     assert_eq!(summaries(&rig), 1);
 }
+
+#[tokio::test]
+async fn a_cancel_reaches_a_running_command_and_a_waiting_model_call() {
+    let in_a_command = rig(vec![bash("hang")]);
+    let run = in_a_command.submit(Spec::prompt("go")).await;
+    let lease = in_a_command.claim().await;
+    let (handle, stop) = Stop::new();
+    let deps = in_a_command.deps.clone();
+    let leaf = tokio::spawn(async move { run_leaf(&deps, lease, stop).await });
+    while in_a_command.hands.ran().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    handle.cancel();
+    assert_eq!(leaf.await.unwrap(), LeafEnd::Ended(Outcome::Cancelled {}));
+    assert_eq!(in_a_command.hands.cancelled().len(), 1);
+    assert_eq!(in_a_command.record(&run).await.status, Status::Cancelled);
+}
+
+#[tokio::test]
+async fn a_run_whose_brain_died_is_cancelled_by_the_next_one_command_and_all() {
+    let rig = rig(vec![bash("hang")]);
+    let (run, lease) = died_in_a_command(&rig, Spec::prompt("go")).await;
+    let lease = torpor_core::queue::Lease { cancel: true, ..lease };
+    assert_eq!(rig.run(lease).await, LeafEnd::Ended(Outcome::Cancelled {}));
+    assert_eq!(rig.hands.cancelled().len(), 1);
+    let record = rig.record(&run).await;
+    check_log(&rig.log(&record.session).await);
+}

@@ -80,6 +80,8 @@ pub struct Lease {
     pub head: Head,
     /// Claims since the last progress, this one included.
     pub attempt: u32,
+    /// The run is to be cancelled: end it instead of going on.
+    pub cancel: bool,
 }
 
 impl Lease {
@@ -120,6 +122,17 @@ pub enum Release {
         /// How long to wait.
         after: Duration,
     },
+}
+
+/// What became of a cancel.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Cancelled {
+    /// There is no such run.
+    Unknown,
+    /// It had ended already, or ended with this: its record.
+    Ended(Box<Record>),
+    /// Its owner, or the next one, will end it: its record as it is.
+    Asked(Box<Record>),
 }
 
 /// Queue counts. A run is in exactly one.
@@ -178,6 +191,15 @@ pub trait WorkQueue: Send + Sync + 'static {
 
     /// Gives a run back. A lease that is no longer held is left alone: answers `false`.
     async fn release(&self, lease: &LeaseKey, why: Release) -> Result<bool, store::Error>;
+
+    /// Asks for a run to be ended as `cancelled`. A run that never started ends at once, without an entry; one that did
+    /// is ended by its owner, or becomes claimable at once for somebody to end it. Durable when it returns; idempotent.
+    async fn cancel(&self, run: &RunId) -> Result<Cancelled, store::Error>;
+
+    /// Waits up to `wait` for leases of this worker whose runs are to be cancelled. Each is told at least once while
+    /// the lease lives; what was told and not received comes back as [`Lease::cancel`] at the next claim. Cancellation
+    /// safe in that sense.
+    async fn to_cancel(&self, worker: &WorkerId, wait: Duration) -> Result<Vec<LeaseKey>, store::Error>;
 
     /// Notes that a run was given up, beside its terminal entry. Idempotent.
     async fn dead_letter(&self, run: &RunId, reason: &str) -> Result<(), store::Error>;

@@ -54,6 +54,11 @@ impl Problem {
         Self::fields(code, vec![envelope::Problem { field: field.to_owned(), message: message.into() }])
     }
 
+    /// No run has this id, for this caller.
+    pub(crate) fn unknown_run() -> Self {
+        Self::new(Code::RunNotFound, "There is no run with this id, or its record has expired.")
+    }
+
     /// The server is on its way out.
     pub(crate) fn draining() -> Self {
         Self::new(Code::Unavailable, "This server is shutting down and takes no new work. Try again.").closing()

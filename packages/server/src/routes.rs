@@ -17,6 +17,7 @@ use crate::problem::Problem;
 use crate::submit::Shared;
 
 mod alias;
+mod cancel;
 mod health;
 mod query;
 mod runs;
@@ -33,6 +34,7 @@ pub(crate) fn build(shared: Arc<Shared>) -> Router {
         .route("/runs", post(runs::submit).get(query::list))
         .route("/runs/status", get(query::status))
         .route("/runs/{runId}", get(query::record))
+        .route("/runs/{runId}/cancel", post(cancel::cancel))
         .route("/run-leaf", post(alias::submit))
         .route("/run-leaf/status", get(alias::status))
         .route("/turn", post(turn::turn))

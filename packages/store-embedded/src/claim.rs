@@ -145,10 +145,11 @@ fn take(
     b.conn
         .prepare_cached("UPDATE run SET status = ?2, attempts = ?3, started_ms = ?4, version = ?5 WHERE id = ?1")?
         .execute(params![row, record.status.as_str(), record.attempts, sql(started.0), sql(record.version)])?;
+    let cancel: bool = b.conn.prepare_cached("SELECT cancel FROM run WHERE id = ?1")?.query_row([row], |r| r.get(0))?;
     let until = now.saturating_add(b.state.lease_ms);
     b.state.leases.put(record.run_id.clone(), Held { row, session, epoch, worker: worker.clone(), until });
     b.changed(&record.run_id);
-    Ok(Lease { attempt: record.attempts, record, epoch, worker: worker.clone(), head })
+    Ok(Lease { attempt: record.attempts, record, epoch, worker: worker.clone(), head, cancel })
 }
 
 /// Extends leases; answers those that are lost.

@@ -123,7 +123,14 @@ pub(crate) fn enqueue(b: &mut Batch<'_>, mut accepted: Accepted) -> Result<Enque
             let until = now.saturating_add(b.state.lease_ms);
             let held = Held { row, session, epoch: head.epoch, worker: worker.clone(), until };
             b.state.leases.put(record.run_id.clone(), held);
-            return Ok(Enqueued::Claimed(Box::new(Lease { record, epoch: head.epoch, worker, head, attempt: 1 })));
+            return Ok(Enqueued::Claimed(Box::new(Lease {
+                record,
+                epoch: head.epoch,
+                worker,
+                head,
+                attempt: 1,
+                cancel: false,
+            })));
         }
         (Place::Ready, _) => b.ready(),
         (Place::Delayed, _) => b.delayed(due),

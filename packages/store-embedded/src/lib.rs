@@ -7,6 +7,7 @@
 //! layout of the file is described in `schema`, and can be read with plain SQL.
 
 mod append;
+mod cancel;
 mod claim;
 mod enqueue;
 mod fault;
@@ -106,6 +107,7 @@ impl Store {
             ready: Notify::new(),
             due: watch::Sender::new(u64::MAX),
             waiters: Arc::new(Waiters::default()),
+            told: cancel::Told::default(),
         });
         let writer = Writer::start(conn, state, Arc::clone(&signals))?;
         let Options { clock, result_ttl, .. } = options;

@@ -186,6 +186,8 @@ fn fields(row: &Row<'_>) -> Result<Record, Fault> {
             _ => return Err(named("outcome", &"the entry is not a run's end")),
         },
         (None, Some(reason)) => (Some(Outcome::failed(FailReason::DeadLetter, reason)), RunTotals::default()),
+        // It was cancelled before it started: nothing of it is in any log.
+        (None, None) if status == Status::Cancelled => (Some(Outcome::Cancelled {}), RunTotals::default()),
         (None, None) if status.is_terminal() => return Err(named("outcome", &"its entry is missing")),
         (None, None) => (None, RunTotals::default()),
     };

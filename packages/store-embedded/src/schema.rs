@@ -24,7 +24,7 @@ use torpor_core::store;
 use crate::fault::{Fault, describe};
 
 /// The layout this build writes and reads. It reads version 1 by bringing it up to date.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// Statements kept prepared per connection.
 const STATEMENTS: usize = 64;
@@ -86,7 +86,8 @@ CREATE TABLE run (
     started_ms      INTEGER,
     ended_ms        INTEGER,
     ended_position  INTEGER,
-    spec            TEXT NOT NULL
+    spec            TEXT NOT NULL,
+    cancel          INTEGER NOT NULL DEFAULT 0
 );
 CREATE UNIQUE INDEX run_idempotency ON run (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX run_tenant ON run (tenant);
@@ -122,6 +123,12 @@ ALTER TABLE session ADD COLUMN first_run TEXT;
 ALTER TABLE session ADD COLUMN first_hash TEXT;
 ALTER TABLE session ADD COLUMN wishes TEXT;
 UPDATE meta SET value = '2' WHERE name = 'schema';
+";
+
+/// What version 2 lacks.
+const FROM_2: &str = "
+ALTER TABLE run ADD COLUMN cancel INTEGER NOT NULL DEFAULT 0;
+UPDATE meta SET value = '3' WHERE name = 'schema';
 ";
 
 /// Opens the writing connection, creates the tables in a new file, brings
@@ -180,7 +187,8 @@ fn prepare_tables(conn: &Connection) -> Result<(), Fault> {
         conn.query_row("SELECT value FROM meta WHERE name = 'schema'", [], |r| r.get(0)).optional()?;
     match found.as_deref().map(str::parse::<u32>) {
         Some(Ok(VERSION)) => Ok(()),
-        Some(Ok(1)) => Ok(conn.execute_batch(&format!("BEGIN IMMEDIATE;{FROM_1}COMMIT"))?),
+        Some(Ok(1)) => Ok(conn.execute_batch(&format!("BEGIN IMMEDIATE;{FROM_1}{FROM_2}COMMIT"))?),
+        Some(Ok(2)) => Ok(conn.execute_batch(&format!("BEGIN IMMEDIATE;{FROM_2}COMMIT"))?),
         Some(Ok(newer)) if newer > VERSION => Err(store::Error::Unreadable(format!(
             "its layout has version {newer}, this build reads {VERSION}: upgrade this program first"
         ))

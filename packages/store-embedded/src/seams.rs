@@ -7,14 +7,14 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 use torpor_core::entry::Entry;
 use torpor_core::log::{Append, AppendError, Opened, SessionLog};
-use torpor_core::queue::{Backlog, DeadLetter, Enqueued, Lease, LeaseKey, NewRun, Release, WorkQueue};
+use torpor_core::queue::{Backlog, Cancelled, DeadLetter, Enqueued, Lease, LeaseKey, NewRun, Release, WorkQueue};
 use torpor_core::run::{Filter, Page, Record, RunStore};
 use torpor_core::{Position, RunId, SessionKey, Timestamp, WorkerId, store};
 
 use crate::append::Encoded;
 use crate::claim::Claimed;
 use crate::enqueue::Accepted;
-use crate::{Store, append, claim, enqueue, record, settle};
+use crate::{Store, append, cancel, claim, enqueue, record, settle};
 
 /// Records that one commit of a sweep removes, so that a long sweep delays nobody.
 const SWEEP_BATCH: u32 = 500;
@@ -104,6 +104,18 @@ impl WorkQueue for Store {
     async fn release(&self, lease: &LeaseKey, why: Release) -> Result<bool, store::Error> {
         let lease = lease.clone();
         self.writer.write(move |b| claim::release(b, &lease, why)).await
+    }
+
+    async fn cancel(&self, run: &RunId) -> Result<Cancelled, store::Error> {
+        let run = run.clone();
+        self.writer.write(move |b| cancel::cancel(b, &run)).await
+    }
+
+    async fn to_cancel(&self, worker: &WorkerId, wait: Duration) -> Result<Vec<LeaseKey>, store::Error> {
+        tokio::select! {
+            keys = self.signals.told.next(worker) => Ok(keys),
+            () = self.clock.sleep(wait) => Ok(Vec::new()),
+        }
     }
 
     async fn dead_letter(&self, run: &RunId, reason: &str) -> Result<(), store::Error> {

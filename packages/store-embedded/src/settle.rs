@@ -59,7 +59,7 @@ pub(crate) fn dead_letter(b: &Batch<'_>, run: &str, reason: &str) -> Result<(), 
 }
 
 /// The run at the front of the session leaves the queue; the next one takes its place.
-fn hand_on(b: &mut Batch<'_>, session: i64, row: i64) -> Result<(), Fault> {
+pub(crate) fn hand_on(b: &mut Batch<'_>, session: i64, row: i64) -> Result<(), Fault> {
     let now = b.now();
     b.conn.prepare_cached("DELETE FROM queue WHERE run = ?1")?.execute([row])?;
     let next: Option<(i64, i64, String)> = b

@@ -9,8 +9,10 @@ use std::thread::JoinHandle;
 
 use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use torpor_core::{Clock, RunId, store};
+use torpor_core::queue::LeaseKey;
+use torpor_core::{Clock, RunId, WorkerId, store};
 
+use crate::cancel::Told;
 use crate::fault::Fault;
 use crate::leases::{Held, Leases};
 use crate::record;
@@ -30,6 +32,8 @@ pub(crate) struct Signals {
     pub(crate) due: watch::Sender<u64>,
     /// Waiters for a run's record.
     pub(crate) waiters: Arc<Waiters>,
+    /// What the owners of leases are to be told.
+    pub(crate) told: Told,
 }
 
 /// What the writer keeps in memory beside the database.
@@ -81,18 +85,20 @@ struct After {
     ready: bool,
     recheck_due: bool,
     changed: Vec<RunId>,
+    told: Vec<(WorkerId, LeaseKey)>,
     over: Vec<(RunId, Held)>,
     offered: Vec<Held>,
 }
 
 impl After {
-    fn lengths(&self) -> [usize; 3] {
-        [self.changed.len(), self.over.len(), self.offered.len()]
+    fn lengths(&self) -> [usize; 4] {
+        [self.changed.len(), self.told.len(), self.over.len(), self.offered.len()]
     }
 
     /// Forgets what a command that failed had announced. (A wake-up too many is harmless.)
-    fn truncate(&mut self, [changed, over, offered]: [usize; 3]) {
+    fn truncate(&mut self, [changed, told, over, offered]: [usize; 4]) {
         self.changed.truncate(changed);
+        self.told.truncate(told);
         self.over.truncate(over);
         self.offered.truncate(offered);
     }
@@ -132,6 +138,11 @@ impl Batch<'_> {
     /// The record of this run changed.
     pub(crate) fn changed(&mut self, run: &RunId) {
         self.after.changed.push(run.clone());
+    }
+
+    /// The owner of this lease is to hear that its run is to be cancelled.
+    pub(crate) fn told(&mut self, worker: WorkerId, key: LeaseKey) {
+        self.after.told.push((worker, key));
     }
 
     /// This lease is over.
@@ -323,6 +334,9 @@ fn announce(conn: &Connection, signals: &Signals, after: &After) {
             Ok(None) => {}
             Err(e) => tracing::warn!(run = %run, error = %store::Error::from(e), "cannot hand out a changed record"),
         }
+    }
+    for (worker, key) in &after.told {
+        signals.told.tell(worker, key.clone());
     }
     if after.ready {
         signals.ready.notify_one();

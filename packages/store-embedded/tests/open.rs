@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use torpor_core::log::{AppendError, SessionLog};
-use torpor_core::queue::{Enqueued, Lease, WorkQueue as _};
+use torpor_core::queue::{Cancelled, Enqueued, Lease, WorkQueue as _};
 use torpor_core::run::RunStore as _;
 use torpor_core::{Position, store};
 use torpor_store_embedded::{Options, Store, holder};
@@ -165,7 +165,7 @@ fn a_newer_layout_is_refused_by_name() {
     }
 }
 
-/// A file of the layout before is brought up to date, with everything in it.
+/// A file of each layout before is brought up to date, with everything in it.
 #[tokio::test]
 async fn an_older_layout_is_upgraded() {
     let dir = tempfile::tempdir().unwrap();
@@ -174,7 +174,8 @@ async fn an_older_layout_is_upgraded() {
     drop(store);
     database(dir.path())
         .execute_batch(
-            "ALTER TABLE session DROP COLUMN first_run;
+            "ALTER TABLE run DROP COLUMN cancel;
+             ALTER TABLE session DROP COLUMN first_run;
              ALTER TABLE session DROP COLUMN first_hash;
              ALTER TABLE session DROP COLUMN wishes;
              DELETE FROM meta WHERE name = 'id';
@@ -188,6 +189,17 @@ async fn an_older_layout_is_upgraded() {
     assert!(matches!(store.enqueue(keyed(first("s"), "k", "h")).await.unwrap(), Enqueued::Conflict));
     created(store.enqueue(further("s")).await.unwrap());
     created(store.enqueue(keyed(first("new"), "k", "h")).await.unwrap());
+}
+
+#[tokio::test]
+async fn the_layout_before_this_one_is_upgraded() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()).unwrap());
+    let before = "ALTER TABLE run DROP COLUMN cancel; UPDATE meta SET value = '2' WHERE name = 'schema';";
+    database(dir.path()).execute_batch(before).unwrap();
+    let store = open(dir.path()).unwrap();
+    let run = created(store.enqueue(first("s")).await.unwrap()).run_id;
+    assert!(matches!(store.cancel(&run).await.unwrap(), Cancelled::Ended(_)));
 }
 
 #[test]

@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod accept;
+pub mod cancel;
 pub mod log;
 pub mod model;
 pub mod queue;
@@ -242,6 +243,15 @@ macro_rules! conformance {
             unreadable_runs_keep_no_claim_waiting
             the_backlog_counts_every_run_once
         ]);
+        $crate::conformance_cases!($fresh, cancel: [
+            cancelling_what_is_over_changes_nothing
+            an_unstarted_run_is_cancelled_at_once
+            a_delayed_run_is_cancelled_at_once
+            the_owner_hears_of_a_cancel
+            the_next_owner_hears_of_a_cancel
+            a_started_run_that_waits_is_handed_out_to_be_ended
+            waiting_for_cancels_ends_in_time
+        ]);
         $crate::conformance_cases!($fresh, runs: [
             an_unknown_run_has_no_record
             a_record_follows_its_run
@@ -320,6 +330,7 @@ mod tests {
             ("log", include_str!("conformance/log.rs")),
             ("accept", include_str!("conformance/accept.rs")),
             ("queue", include_str!("conformance/queue.rs")),
+            ("cancel", include_str!("conformance/cancel.rs")),
             ("runs", include_str!("conformance/runs.rs")),
             ("sandbox", include_str!("conformance/sandbox.rs")),
             ("model", include_str!("conformance/model.rs")),

@@ -1,11 +1,14 @@
 //! The leaves that run in this process right now: how many fit, how to stop them, and when all are gone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use torpor_core::queue::LeaseKey;
 use torpor_harness::{Stop, StopHandle};
+
+/// Cancels that may wait for their leases; such a lease is at most an instant away.
+const MAX_EARLY_CANCELS: usize = 1_024;
 
 pub(crate) struct Active {
     room: Arc<Semaphore>,
@@ -20,6 +23,8 @@ struct Shared {
 
 struct Inner {
     leaves: HashMap<LeaseKey, StopHandle>,
+    /// Cancels that came before their lease did.
+    early_cancels: HashSet<LeaseKey>,
     closed: bool,
 }
 
@@ -36,7 +41,7 @@ pub(crate) struct Slot {
 impl Active {
     pub(crate) fn new(limit: usize) -> Self {
         let limit = limit.clamp(1, Semaphore::MAX_PERMITS);
-        let inner = Mutex::new(Inner { leaves: HashMap::new(), closed: false });
+        let inner = Mutex::new(Inner { leaves: HashMap::new(), early_cancels: HashSet::new(), closed: false });
         Self { room: Arc::new(Semaphore::new(limit)), shared: Arc::new(Shared { inner, count: watch::Sender::new(0) }) }
     }
 
@@ -63,6 +68,9 @@ impl Active {
             return None;
         }
         let (handle, stop) = Stop::new();
+        if inner.early_cancels.remove(key) {
+            handle.cancel();
+        }
         inner.leaves.insert(key.clone(), handle);
         self.shared.count.send_replace(inner.leaves.len());
         Some((Slot { key: key.clone(), shared: self.shared.clone(), _place: place }, stop))
@@ -85,6 +93,18 @@ impl Active {
 
     pub(crate) fn hand_back_all(&self) {
         self.shared.lock().leaves.values().for_each(StopHandle::hand_back);
+    }
+
+    /// Cancels a leaf, also one whose lease is still on its way here.
+    pub(crate) fn cancel(&self, key: &LeaseKey) {
+        let mut inner = self.shared.lock();
+        match inner.leaves.get(key) {
+            Some(handle) => handle.cancel(),
+            None if inner.early_cancels.len() < MAX_EARLY_CANCELS => {
+                inner.early_cancels.insert(key.clone());
+            }
+            None => {} // the next claim says it again
+        }
     }
 
     pub(crate) fn lost(&self, key: &LeaseKey) {

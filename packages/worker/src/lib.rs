@@ -95,12 +95,14 @@ impl Worker {
     /// back at a safe point. Running commands go on in their sandbox. Returns when nothing is left.
     pub async fn run(&self, shutdown: impl Future<Output = ()>) {
         let beat = tokio::spawn(self.clone().heartbeat());
+        let cancels = tokio::spawn(self.clone().hear_cancels());
         tokio::select! {
             () = self.claim_forever() => {}
             () = shutdown => {}
         }
         self.drain().await;
         beat.abort();
+        cancels.abort();
     }
 
     async fn claim_forever(&self) {
@@ -113,6 +115,17 @@ impl Worker {
                     tracing::warn!(error = %e, "the queue is away; waiting");
                     inner.deps.clock.sleep(QUEUE_AWAY).await;
                 }
+            }
+        }
+    }
+
+    /// Tells leaves that their runs are to be cancelled. What is missed here is said again at the next claim.
+    async fn hear_cancels(self) {
+        let inner = &*self.0;
+        loop {
+            match inner.queue.to_cancel(&inner.id, CLAIM_SLICE).await {
+                Ok(keys) => keys.iter().for_each(|key| inner.active.cancel(key)),
+                Err(_) => inner.deps.clock.sleep(QUEUE_AWAY).await, // the claiming loop says why
             }
         }
     }

@@ -216,3 +216,15 @@ async fn a_leaf_that_breaks_every_time_is_given_up_and_stops_nobody() {
     assert_eq!(letters.iter().map(|l| &l.run).collect::<Vec<_>>(), [&run]);
     assert_eq!(rig.store.open(&record.session).await.unwrap().unwrap().tail.len(), 1, "only its end");
 }
+
+#[tokio::test]
+async fn a_cancel_reaches_the_leaf_wherever_it_is() {
+    let mut rig = rig(FakeModel::new(hang()), Duration::from_secs(60));
+    let run = rig.submit().await;
+    rig.work(quick(2));
+    rig.commands_begun(1).await;
+    rig.store.cancel(&run).await.unwrap();
+    let record = rig.until(&run, |r| r.status.is_terminal()).await;
+    assert_eq!((record.status, rig.hands.cancelled().len()), (Status::Cancelled, 1));
+    rig.drained().await;
+}

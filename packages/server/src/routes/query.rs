@@ -28,9 +28,8 @@ const DEFAULT_PAGE: usize = 50;
 const MAX_CURSOR: usize = 512;
 
 pub(crate) async fn record(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
-    let unknown = || Problem::new(Code::RunNotFound, "There is no run with this id, or its record has expired.");
-    let id = request.uri().path().strip_prefix("/runs/").and_then(RunId::parse).ok_or_else(unknown)?;
-    let record = shared.app.runs.get(&id).await?.ok_or_else(unknown)?;
+    let id = request.uri().path().strip_prefix("/runs/").and_then(RunId::parse).ok_or_else(Problem::unknown_run)?;
+    let record = shared.app.runs.get(&id).await?.ok_or_else(Problem::unknown_run)?;
     Ok(answer::json(StatusCode::OK, &Shown::whole(&record)))
 }
 

@@ -16,7 +16,9 @@ use torpor_core::envelope::Work;
 use torpor_core::log::Head;
 use torpor_core::message::Usage;
 use torpor_core::outcome::{FailReason, Finding, Outcome, Status, Verdict};
-use torpor_core::queue::{Backlog, DeadLetter, Enqueued, Expects, Lease, LeaseKey, NewRun, Release, WorkQueue};
+use torpor_core::queue::{
+    Backlog, Cancelled, DeadLetter, Enqueued, Expects, Lease, LeaseKey, NewRun, Release, WorkQueue,
+};
 use torpor_core::run::{Filter, Page, Record, RunStore};
 use torpor_core::{Epoch, RunId, SessionKey, SystemClock, Timestamp, WorkerId, model, store};
 use torpor_harness::Settings;
@@ -231,7 +233,7 @@ impl WorkQueue for Fake {
         self.note();
         Ok(match claimed {
             Some(worker) => {
-                let lease = Lease { record, epoch: Epoch(1), worker, head: Head::default(), attempt: 1 };
+                let lease = Lease { record, epoch: Epoch(1), worker, head: Head::default(), attempt: 1, cancel: false };
                 Enqueued::Claimed(Box::new(lease))
             }
             None => Enqueued::Created(Box::new(record)),
@@ -252,6 +254,22 @@ impl WorkQueue for Fake {
 
     async fn dead_letter(&self, _: &RunId, _: &str) -> Result<(), store::Error> {
         Ok(())
+    }
+
+    async fn cancel(&self, run: &RunId) -> Result<Cancelled, store::Error> {
+        self.up()?;
+        let Some(record) = self.records().into_iter().find(|r| r.run_id == *run) else {
+            return Ok(Cancelled::Unknown);
+        };
+        if record.status.is_terminal() {
+            return Ok(Cancelled::Ended(Box::new(record)));
+        }
+        self.release();
+        Ok(Cancelled::Asked(Box::new(record)))
+    }
+
+    async fn to_cancel(&self, _: &WorkerId, _: Duration) -> Result<Vec<LeaseKey>, store::Error> {
+        std::future::pending().await
     }
 
     async fn dead_letters(&self, _: usize) -> Result<Vec<DeadLetter>, store::Error> {
