@@ -123,16 +123,16 @@ pub(super) fn build(setup: &Setup) -> io::Result<()> {
     }
     for path in &setup.readable {
         let to = root.join(path.strip_prefix("/").unwrap_or(path));
-        step(&path.display().to_string(), show(path, &to, true))?;
+        step(&path.display().to_string(), show(path, &to))?;
     }
     let etc = ETC.iter().chain(if setup.network { ETC_NETWORK } else { &[] });
     for name in etc {
         let from = Path::new("/etc").join(name);
-        step(name, show(&from, &at("etc").join(name), true))?;
+        step(name, show(&from, &at("etc").join(name)))?;
     }
     step("users", write_users(&at("etc")))?;
     for name in DEVICES {
-        step(name, show(&Path::new("/dev").join(name), &at("dev").join(name), false))?;
+        step(name, show_device(&Path::new("/dev").join(name), &at("dev").join(name)))?;
     }
     for (link, to) in [("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")] {
         symlink(Path::new("/proc/self").join(to), at("dev").join(link))?;
@@ -174,21 +174,27 @@ pub(super) fn build(setup: &Setup) -> io::Result<()> {
 fn show_system(from: &Path, to: &Path) -> io::Result<()> {
     match fs::symlink_metadata(from) {
         Ok(m) if m.is_symlink() => symlink(fs::read_link(from)?, to),
-        Ok(_) => show(from, to, true),
+        Ok(_) => show(from, to),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(e),
     }
 }
 
-/// Binds a file or folder of the machine, read-only if asked; one that does not exist is left out.
-fn show(from: &Path, to: &Path, read_only: bool) -> io::Result<()> {
+/// Binds a file or folder of the machine, read-only; one that does not exist is left out.
+fn show(from: &Path, to: &Path) -> io::Result<()> {
+    // Nothing shown needs devices or set-user-id.
+    bind(from, to, libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NODEV)
+}
+
+/// Binds a device. Read-only concerns its node, which belongs to the machine, not what is written through it.
+fn show_device(from: &Path, to: &Path) -> io::Result<()> {
+    bind(from, to, libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_RDONLY)
+}
+
+fn bind(from: &Path, to: &Path, attributes_set: u64) -> io::Result<()> {
     let Ok(from) = fs::canonicalize(from) else { return Ok(()) };
-    let is_dir = from.is_dir();
-    make_target(to, is_dir)?;
+    make_target(to, from.is_dir())?;
     mount_bind_recursive(&from, to)?;
-    // Devices need their mount to allow devices; nothing shown needs set-user-id.
-    let attributes_set =
-        libc::MOUNT_ATTR_NOSUID | if read_only { libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NODEV } else { 0 };
     attributes(to, attributes_set)
 }
 

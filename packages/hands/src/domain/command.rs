@@ -101,13 +101,18 @@ fn run(
     command: &CString,
     shell: &Shell,
     report: BorrowedFd<'_>,
-    streams: Vec<std::os::fd::OwnedFd>,
+    mut streams: Vec<std::os::fd::OwnedFd>,
 ) -> io::Result<Option<Report>> {
     // What the command leaves behind comes to this process, however often it forked in between.
     sys::become_subreaper()?;
     let child = sys::fork(|| {
         let started = (|| {
             sys::new_session()?;
+            // Without input the daemon hands over the machine's `/dev/null`; the one in here cannot be changed.
+            let input = streams.first().map(rustix::fs::fstat).transpose()?;
+            if input.is_some_and(|i| rustix::fs::FileType::from_raw_mode(i.st_mode).is_char_device()) {
+                streams[0] = std::fs::File::open("/dev/null")?.into();
+            }
             for (to, from) in streams.iter().enumerate() {
                 sys::duplicate_onto(from.as_raw_fd(), i32::try_from(to).unwrap_or(0))?;
             }

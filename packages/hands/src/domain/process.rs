@@ -181,12 +181,28 @@ impl Init<'_> {
         }
     }
 
+    /// A supervisor that was killed, by its own command as a rule, left to init what it should have collected. Nobody can
+    /// tell that from what earlier commands left in the background: all of it goes.
+    ///
+    /// # Errors
+    /// When something escapes: the whole domain is to end.
+    fn end_orphans(&self) -> io::Result<()> {
+        let spared: Vec<i32> = self.workers.values().map(|w| w.pid).collect();
+        if tree::kill_descendants_apart(std::process::id().cast_signed(), &spared) {
+            return Ok(());
+        }
+        Err(io::Error::other("processes outran the end of a command whose supervisor was killed"))
+    }
+
     fn reap(&mut self) -> io::Result<()> {
         sys::drain_signal_fd(self.signals.as_fd())?;
-        while let sys::Reaped::Child(pid, _) = sys::reap()? {
+        while let sys::Reaped::Child(pid, status) = sys::reap()? {
             let ended = self.workers.iter().find(|(_, w)| w.pid == pid).map(|(call, _)| *call);
             if let Some(call) = ended {
-                self.workers.remove(&call);
+                let worker = self.workers.remove(&call);
+                if status.is_err() && worker.is_some_and(|w| !w.is_tool) {
+                    self.end_orphans()?;
+                }
                 send(self.control.as_fd(), &FromDomain::Ended { call }, &[])?;
             }
         }

@@ -15,6 +15,11 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 /// Living processes below `root`, without `root` itself and without zombies.
 pub(super) fn descendants(root: i32) -> Vec<i32> {
+    descendants_apart(root, &[])
+}
+
+/// The same without those in `spared` and what is below them.
+fn descendants_apart(root: i32, spared: &[i32]) -> Vec<i32> {
     let mut children: HashMap<i32, Vec<(i32, bool)>> = HashMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
@@ -29,6 +34,9 @@ pub(super) fn descendants(root: i32) -> Vec<i32> {
     let (mut found, mut open) = (Vec::new(), vec![root]);
     while let Some(parent) = open.pop() {
         for (pid, alive) in children.remove(&parent).unwrap_or_default() {
+            if spared.contains(&pid) {
+                continue;
+            }
             open.push(pid);
             if alive {
                 found.push(pid);
@@ -41,8 +49,13 @@ pub(super) fn descendants(root: i32) -> Vec<i32> {
 /// Kills everything below `root`, also what is forked while this goes on (within bounds: a fork bomb that outruns it
 /// is for the caller to end with the whole domain). `true` if nothing is left.
 pub(super) fn kill_descendants(root: i32) -> bool {
+    kill_descendants_apart(root, &[])
+}
+
+/// The same, sparing those in `spared` and what is below them.
+pub(super) fn kill_descendants_apart(root: i32, spared: &[i32]) -> bool {
     for _ in 0..ROUNDS {
-        let found = descendants(root);
+        let found = descendants_apart(root, spared);
         if found.is_empty() {
             return true;
         }

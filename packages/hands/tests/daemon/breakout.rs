@@ -135,6 +135,22 @@ async fn the_daemon_cannot_be_reached() {
 }
 
 #[tokio::test]
+async fn a_command_does_not_outlive_its_supervisor() {
+    for cell in Cell::all().await {
+        let other = cell.session.clone();
+        let beside = tokio::spawn(async move { bash(&other, 1000, "sleep 1; echo undisturbed").await });
+        let escape = "beat() { while :; do echo x >> beats; sleep 0.01; done; }; export -f beat; \
+                      setsid bash -c beat & until [ -s beats ]; do :; done; kill -9 $PPID; beat";
+        let ended = call(&cell.session, cell.next(), "bash", json!({ "command": escape, "timeout": 30 })).await;
+        assert_eq!(ended.exit, Exit::Signal(9), "{}", cell.level);
+        let still =
+            cell.bash("a=$(wc -c < beats); sleep 0.2; [ $a -gt 0 ] && [ $a = $(wc -c < beats) ] || echo beats").await;
+        assert_eq!(still, "(no output)", "{}: something of the command still runs", cell.level);
+        assert_eq!(beside.await.unwrap(), "undisturbed", "{}", cell.level);
+    }
+}
+
+#[tokio::test]
 async fn another_session_cannot_be_reached() {
     for cell in Cell::all().await {
         let digest = SESSION.replace('0', "f");
@@ -211,6 +227,20 @@ async fn nobody_else_is_lent_the_rights_of_the_daemon() {
         // The same argument means nothing where no file is made, and ordinary modes are as they were.
         let modes = "chmod 755 shell && chmod 1777 dir && chmod u+w,go-w empty && install -m 640 empty copy && tar c . | tar x -C dir";
         ok(&cell.session, cell.next(), modes).await;
+    }
+}
+
+#[tokio::test]
+async fn devices_can_be_used_but_not_changed() {
+    for cell in Cell::all().await {
+        ok(&cell.session, cell.next(), "echo x > /dev/null && head -c 1 /dev/zero >/dev/full; [ $? = 1 ]").await;
+        // The mode that they have: nothing would be lost.
+        for change in ["chmod 666 /dev/null", "touch /dev/zero", "python3 -c 'import os; os.fchmod(0, 0o666)'"] {
+            let told = cell.bash(&format!("{change} && echo done")).await;
+            let owned = cell.level == Level::Full;
+            assert!(!told.contains("done") || change.starts_with("touch") && !owned, "{}: {told}", cell.level);
+            assert!(!owned || told.contains("Read-only file system"), "{told}");
+        }
     }
 }
 
