@@ -24,6 +24,8 @@ mod waiters;
 mod writer;
 
 use std::fmt;
+use std::fs::{OpenOptions, Permissions};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,6 +99,8 @@ impl Store {
     pub fn open(dir: &Path, options: Options) -> Result<Self, store::Error> {
         let folder = Folder::lock(dir)?;
         let file = dir.join(FILE);
+        keep_private(&file)
+            .map_err(|e| store::Error::Failed(format!("cannot create the database {}: {e}", file.display())))?;
         let conn = schema::open_writer(&file)?;
         let lease_ms = u64::try_from(options.lease.as_millis()).unwrap_or(u64::MAX).max(1);
         let unreadable = |fault| fault::describe(&format!("cannot read the database {}", file.display()), fault);
@@ -120,4 +124,10 @@ impl Store {
     pub fn id(&self) -> &str {
         &self.id
     }
+}
+
+/// Nobody else reads conversations, however open the folder is. SQLite gives its other files the same rights.
+fn keep_private(file: &Path) -> std::io::Result<()> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(file)?;
+    file.set_permissions(Permissions::from_mode(0o600))
 }

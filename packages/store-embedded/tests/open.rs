@@ -165,6 +165,20 @@ fn a_newer_layout_is_refused_by_name() {
     }
 }
 
+/// However open the folder is, nobody else reads what was said.
+#[tokio::test]
+async fn files_are_private_in_an_open_folder() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let store = open(dir.path()).unwrap();
+    created(store.enqueue(first("s")).await.unwrap());
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o077, 0, "{:?}", entry.path());
+    }
+}
+
 /// A file of each layout before is brought up to date, with everything in it.
 #[tokio::test]
 async fn an_older_layout_is_upgraded() {

@@ -1,6 +1,8 @@
 //! The wiring: store, models, sandbox, worker and server of one process.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -191,7 +193,15 @@ impl Published {
     fn write(data_dir: &Path, address: SocketAddr) -> Self {
         let path = data_dir.join(ADDRESS_FILE);
         let json = serde_json::json!({"url": format!("http://{address}"), "pid": std::process::id()});
-        if let Err(e) = std::fs::write(&path, json.to_string()) {
+        let mut options = std::fs::OpenOptions::new();
+        let written = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|mut file| file.write_all(json.to_string().as_bytes()));
+        if let Err(e) = written {
             tracing::warn!(error = %e, "clients on this machine will not find this server by itself");
         }
         Self(path)
