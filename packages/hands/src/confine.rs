@@ -24,7 +24,8 @@ pub(crate) fn enter_outer(setup: &Setup) -> io::Result<()> {
     match setup.level {
         Level::Full => step("user and process namespaces", root::enter_user_namespace()),
         Level::Reduced if rustix::process::geteuid().is_root() => Err(io::Error::other(ROOT_AT_REDUCED)),
-        Level::Reduced | Level::Unconfined => Ok(()),
+        Level::Reduced => step("signal scope", files::scope_signals()),
+        Level::Unconfined => Ok(()),
     }
 }
 

@@ -17,9 +17,25 @@ use crate::level::Level;
 /// The rules are written for this version; `reduced` insists on all of it.
 const VERSION: ABI = ABI::V6;
 
+/// Lets this process and all that it starts signal nobody else, and so makes "everybody" mean these.
+pub(super) fn scope_signals() -> io::Result<()> {
+    let scope = || {
+        let rules = Ruleset::default().set_compatibility(CompatLevel::HardRequirement).scope(Scope::Signal)?;
+        rules.create()?.restrict_self()
+    };
+    match scope().map_err(too_old)?.ruleset {
+        RulesetStatus::FullyEnforced => Ok(()),
+        status => Err(io::Error::other(format!("signals could not be kept inside: {status:?}"))),
+    }
+}
+
+fn too_old(e: landlock::RulesetError) -> io::Error {
+    io::Error::other(format!("{e} (reduced needs Linux 6.12 or later)"))
+}
+
 /// Confines this process and all that it starts from now on.
 pub(super) fn restrict(setup: &Setup) -> io::Result<()> {
-    let status = apply(setup).map_err(|e| io::Error::other(format!("{e} (reduced needs Linux 6.12 or later)")))?;
+    let status = apply(setup).map_err(too_old)?;
     if status == RulesetStatus::NotEnforced {
         return Err(io::Error::other("the kernel has no Landlock, or it is not switched on (boot option `lsm=`)"));
     }

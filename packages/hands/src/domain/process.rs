@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -18,6 +19,9 @@ use super::protocol::{FromDomain, Inside, Job, Report, Setup, ToDomain, read_job
 use super::{command, tool, tree};
 use crate::confine::{self, sys};
 use crate::level::Level;
+
+/// Pause between looks at whether everybody is gone.
+const REAP_PAUSE: Duration = Duration::from_millis(1);
 
 /// Entry of the domain program. Standard input is the socket to the daemon.
 pub(crate) fn main() -> ExitCode {
@@ -71,10 +75,21 @@ fn outer() -> io::Result<()> {
     if let Some(child) = Pid::from_raw(child) {
         let _ = kill_process(child, Signal::KILL); // with it goes its whole process namespace, if it has one
     }
-    if setup.level != Level::Full {
-        tree::kill_descendants(std::process::id().cast_signed());
+    match setup.level {
+        Level::Full => {}
+        Level::Reduced => end_everybody(),
+        Level::Unconfined => drop(tree::kill_descendants(std::process::id().cast_signed())),
     }
     Ok(())
+}
+
+/// What the inner process leaves behind comes to this one, and signals stay below it.
+fn end_everybody() {
+    sys::kill_everybody();
+    while !matches!(sys::reap(), Ok(sys::Reaped::NoChildren) | Err(_)) {
+        sys::kill_everybody();
+        std::thread::sleep(REAP_PAUSE);
+    }
 }
 
 fn inner(setup: &Setup, control: &OwnedFd) -> io::Result<()> {

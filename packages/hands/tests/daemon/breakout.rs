@@ -13,7 +13,7 @@ use torpor_exec_channel::message::Exit;
 use torpor_exec_channel::message::{Open, Workspace};
 use torpor_hands::Level;
 
-use crate::support::{Daemon, SESSION, bash, call, ok, open, text};
+use crate::support::{Daemon, SESSION, bash, call, ok, open, text, until};
 
 /// A daemon at a level, with a session, and things outside that are worth reaching.
 struct Cell {
@@ -147,6 +147,28 @@ async fn a_command_does_not_outlive_its_supervisor() {
             cell.bash("a=$(wc -c < beats); sleep 0.2; [ $a -gt 0 ] && [ $a = $(wc -c < beats) ] || echo beats").await;
         assert_eq!(still, "(no output)", "{}: something of the command still runs", cell.level);
         assert_eq!(beside.await.unwrap(), "undisturbed", "{}", cell.level);
+    }
+}
+
+#[tokio::test]
+async fn nothing_outruns_the_end_of_its_domain() {
+    for mut cell in Cell::all().await {
+        // Never the same process twice: whoever looks for it finds one that is gone.
+        let hop = "import os\nwhile True:\n  if os.fork(): os._exit(0)\n  os.setsid()\n  open('hops', 'a').write('x')";
+        let hop = format!("echo \"{hop}\" > hop.py; python3 hop.py & until [ -s hops ]; do :; done; pwd");
+        ok(&cell.session, cell.next(), &hop).await;
+        let hops = cell.daemon.state().join("sessions").join(SESSION).join("leaf/workspace/hops");
+        cell.daemon.kill();
+        let mut before = u64::MAX;
+        let mut last = std::time::Instant::now();
+        until("the end of everything", || {
+            let now = fs::metadata(&hops).unwrap().len();
+            if now != before {
+                (before, last) = (now, std::time::Instant::now());
+            }
+            last.elapsed() > std::time::Duration::from_millis(300)
+        })
+        .await;
     }
 }
 
