@@ -168,12 +168,17 @@ async fn serve(listener: &UnixListener, sessions: &Arc<Sessions>, settings: &Set
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let connections = sessions.connections();
     let mut idle_since = Instant::now();
+    let mut sweep = None;
     loop {
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
             () = sessions.replaced() => return Ok(()),
             _ = tick.tick() => {
-                sessions.sweep().await;
+                // Aside: a domain that does not answer holds nobody up. One at a time.
+                if sweep.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
+                    let sessions = sessions.clone();
+                    sweep = Some(tokio::spawn(async move { sessions.sweep().await }));
+                }
                 if connections.load(Ordering::Relaxed) > 0 || sessions.busy() {
                     idle_since = Instant::now();
                 } else if settings.exit_when_idle && idle_since.elapsed() >= settings.orphan {
