@@ -146,8 +146,10 @@ impl Call {
 
 /// Runs the call to its end, which is journaled before anybody hears of it.
 pub(super) async fn run(session: &Arc<Session>, call: &Arc<Call>) {
+    // The session's own first: who waits for that holds none of everybody's.
+    let turns = async { (session.turns.acquire().await.ok(), session.shared.turns.acquire().await.ok()) };
     let turn = tokio::select! {
-        turn = session.shared.turns.clone().acquire_owned() => turn.ok(),
+        turn = turns => Some(turn),
         () = call.cancelled() => None,
     };
     let ended = match (&turn, call.tool()) {

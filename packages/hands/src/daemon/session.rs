@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as Plain, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 use torpor_core::Epoch;
 use torpor_core::envelope::canonical_hash;
@@ -21,7 +21,7 @@ use super::bash::Input;
 use super::call::{self, Call};
 use super::make_folders;
 use super::outputs::Outputs;
-use super::sessions::Shared;
+use super::sessions::{MAX_RUNNING_OF_SESSION, Shared};
 use crate::domain::Domain;
 use crate::domain::protocol::Setup;
 use crate::journal::{Journal, Known, Past, Record};
@@ -53,6 +53,7 @@ pub(super) struct Session {
     inner: Mutex<Inner>,
     used: Plain<Instant>,
     pub(super) outputs: Outputs,
+    pub(super) turns: Semaphore,
     running: Arc<AtomicUsize>,
 }
 
@@ -85,7 +86,8 @@ impl Session {
         let opened = opened.map(|w| w.map(PathBuf::from));
         let inner = Inner { journal, opened, fence, past: calls, live: HashMap::new(), domain: None };
         let (used, outputs) = (Plain::new(Instant::now()), Outputs::new(&dir, shared.level));
-        Ok(Arc::new(Self { shared, dir, inner: Mutex::new(inner), used, outputs, running }))
+        let turns = Semaphore::new(MAX_RUNNING_OF_SESSION);
+        Ok(Arc::new(Self { shared, dir, inner: Mutex::new(inner), used, outputs, turns, running }))
     }
 
     /// Binds the session to its workspace, and raises the fence.

@@ -16,6 +16,8 @@ use crate::settings::Settings;
 
 /// Calls that run at once; more wait for their turn.
 const MAX_RUNNING: usize = 256;
+/// Calls of one session that run at once, so that none can take all turns.
+pub(super) const MAX_RUNNING_OF_SESSION: usize = 64;
 /// Sessions kept in memory.
 const MAX_SESSIONS: usize = 100_000;
 /// A domain without calls and without processes stays this long.
@@ -31,7 +33,7 @@ pub(super) struct Shared {
     pub(super) settings: Settings,
     pub(super) level: Level,
     pub(super) incarnation: String,
-    pub(super) turns: Arc<Semaphore>,
+    pub(super) turns: Semaphore,
 }
 
 /// See the module's page.
@@ -48,7 +50,7 @@ impl Sessions {
     /// `asked` is the digest of the settings as they were given.
     pub(super) fn new(settings: Settings, level: Level, asked: String) -> Arc<Self> {
         let incarnation = uuid::Uuid::new_v4().simple().to_string();
-        let turns = Arc::new(Semaphore::new(MAX_RUNNING));
+        let turns = Semaphore::new(MAX_RUNNING);
         let shared = Arc::new(Shared { settings, level, incarnation, turns });
         let (running, connections) = (Arc::default(), Arc::default());
         Arc::new(Self { shared, known: Mutex::default(), running, connections, asked, replaced: Notify::new() })

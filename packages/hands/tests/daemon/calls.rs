@@ -1,5 +1,6 @@
 //! Calls: their results, their identity, their end.
 
+use std::io::Write;
 use std::process::Stdio;
 
 use serde_json::json;
@@ -7,7 +8,7 @@ use torpor_core::sandbox::{self, Sandbox};
 use torpor_exec_channel::message::{Code, Exit};
 use torpor_exec_channel::{Client, Dial, Error, Session, Stream};
 
-use crate::support::{Daemon, SESSION, bash, call, id, ok, open, options, text};
+use crate::support::{Daemon, SESSION, bash, call, id, ok, open, options, text, until};
 
 #[tokio::test]
 async fn commands_and_tools_share_a_workspace() {
@@ -128,4 +129,31 @@ async fn an_id_that_was_used_for_another_command_is_refused_and_nothing_runs() {
     let seam = sandbox::Call { id: id(&session, 2), incarnation, tool: "bash".into(), input: json!({}) };
     let refused = Sandbox::call(&session, seam).await;
     assert!(matches!(&refused, Err(sandbox::Error::Refused(why)) if why.contains("used before")), "{refused:?}");
+}
+
+#[tokio::test]
+async fn no_session_takes_all_turns() {
+    const OF_ONE_SESSION: usize = 64;
+    let daemon = Daemon::start();
+    let session = daemon.open(1).await;
+    ok(&session, 1, "mkfifo gate").await;
+    let waiting = "echo >> started; read line < gate";
+    let calls: Vec<_> = (2..OF_ONE_SESSION as u64 + 10)
+        .map(|position| {
+            let session = session.clone();
+            tokio::spawn(async move { ok(&session, position, waiting).await })
+        })
+        .collect();
+    let started = daemon.state().join("sessions").join(SESSION).join("leaf/workspace/started");
+    let running = || std::fs::metadata(&started).map_or(0, |m| m.len() as usize);
+    until("as many as may run", || running() == OF_ONE_SESSION).await;
+    let other = open(&daemon.client(), &SESSION.replace('0', "f"), 1).await.unwrap();
+    assert_eq!(ok(&other, 1, "echo served").await, "served");
+    assert_eq!(running(), OF_ONE_SESSION);
+    // A line for each, kept by this end of the pipe for those that start later.
+    let mut gate = std::fs::File::options().read(true).write(true).open(started.with_file_name("gate")).unwrap();
+    gate.write_all("\n".repeat(calls.len()).as_bytes()).unwrap();
+    for call in calls {
+        call.await.unwrap();
+    }
 }
