@@ -3,6 +3,7 @@
 //! Owns: the rules of each level. Must not know: namespaces.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use landlock::{
@@ -10,7 +11,7 @@ use landlock::{
     RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope, make_bitflags, path_beneath_rules,
 };
 
-use super::root::{DEVICES, ETC, ETC_NETWORK, SYSTEM};
+use super::root::{DEVICES, ETC, ETC_NETWORK, SYSTEM, open_exact};
 use crate::domain::protocol::Setup;
 use crate::level::Level;
 
@@ -35,25 +36,44 @@ fn too_old(e: landlock::RulesetError) -> io::Error {
 
 /// Confines this process and all that it starts from now on.
 pub(super) fn restrict(setup: &Setup) -> io::Result<()> {
-    let status = apply(setup).map_err(too_old)?;
+    let own = match setup.level {
+        Level::Reduced => Some(Own::open(setup)?),
+        Level::Full | Level::Unconfined => None, // in a root of their own
+    };
+    let status = apply(setup, own.as_ref()).map_err(too_old)?;
     if status == RulesetStatus::NotEnforced {
         return Err(io::Error::other("the kernel has no Landlock, or it is not switched on (boot option `lsm=`)"));
     }
     Ok(())
 }
 
-fn apply(setup: &Setup) -> Result<RulesetStatus, landlock::RulesetError> {
-    let reduced = setup.level == Level::Reduced;
-    let needed = if reduced { CompatLevel::HardRequirement } else { CompatLevel::BestEffort };
+/// The session's own folders on the real paths, held from before anything could be put in their place.
+struct Own {
+    writable: [OwnedFd; 3],
+    outputs: OwnedFd,
+}
+
+impl Own {
+    fn open(setup: &Setup) -> io::Result<Self> {
+        let writable = [open_exact(&setup.workspace)?, open_exact(&setup.tmp)?, open_exact(&setup.home)?];
+        Ok(Self { writable, outputs: open_exact(&setup.outputs)? })
+    }
+}
+
+fn apply(setup: &Setup, own: Option<&Own>) -> Result<RulesetStatus, landlock::RulesetError> {
+    let needed = if own.is_some() { CompatLevel::HardRequirement } else { CompatLevel::BestEffort };
     let mut rules = Ruleset::default()
         .set_compatibility(needed)
         .handle_access(AccessFs::from_all(VERSION))?
         .scope(Scope::from_all(VERSION))?;
-    if reduced && !setup.network {
+    if own.is_some() && !setup.network {
         rules = rules.handle_access(AccessNet::from_all(VERSION))?;
     }
     let rules = rules.create()?;
-    let rules = if reduced { real_paths(rules, setup)? } else { own_root(rules, setup)? };
+    let rules = match own {
+        Some(own) => real_paths(rules, setup, own)?,
+        None => own_root(rules, setup)?,
+    };
     Ok(rules.restrict_self()?.ruleset)
 }
 
@@ -68,14 +88,17 @@ fn own_root(rules: RulesetCreated, setup: &Setup) -> Result<RulesetCreated, land
 }
 
 /// On the real paths everything is named.
-fn real_paths(rules: RulesetCreated, setup: &Setup) -> Result<RulesetCreated, landlock::RulesetError> {
+fn real_paths(rules: RulesetCreated, setup: &Setup, own: &Own) -> Result<RulesetCreated, landlock::RulesetError> {
     let etc = ETC.iter().chain(if setup.network { ETC_NETWORK } else { &[] }).map(|n| Path::new("/etc").join(n));
     let users = ["passwd", "group"].iter().map(|n| Path::new("/etc").join(n));
     let readable = SYSTEM.iter().map(PathBuf::from).chain(etc).chain(users).chain(setup.readable.iter().cloned());
-    let readable = readable.chain([PathBuf::from("/proc"), setup.outputs.clone()]);
-    let rules = rules
+    let readable = readable.chain([PathBuf::from("/proc")]);
+    let mut rules = rules
         .add_rules(path_beneath_rules(readable, AccessFs::from_read(VERSION)))?
-        .add_rules(path_beneath_rules([&setup.workspace, &setup.tmp, &setup.home], writable()))?;
+        .add_rule(PathBeneath::new(&own.outputs, AccessFs::from_read(VERSION)))?;
+    for folder in &own.writable {
+        rules = rules.add_rule(PathBeneath::new(folder, writable()))?;
+    }
     devices(rules, &[])
 }
 

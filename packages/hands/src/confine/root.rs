@@ -199,12 +199,16 @@ fn bind(from: &Path, to: &Path, attributes_set: u64) -> io::Result<()> {
     attributes(to, attributes_set)
 }
 
-/// Binds one of the session's own folders. The path was made canonical by the daemon; a link that appeared in it since
+/// Opens one of the session's own folders. The path was made canonical by the daemon; a link that appeared in it since
 /// is refused.
+pub(super) fn open_exact(folder: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(openat2(CWD, folder, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?)
+}
+
 fn bind_exact(from: &Path, to: &Path, read_only: bool) -> io::Result<()> {
     make_target(to, true)?;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let held: OwnedFd = openat2(CWD, from, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
+    let held = open_exact(from)?;
     let held_path: PathBuf = format!("/proc/self/fd/{}", held.as_fd().as_raw_fd()).into();
     mount_bind_recursive(&held_path, to)?;
     let read_only = if read_only { libc::MOUNT_ATTR_RDONLY } else { 0 };
@@ -277,4 +281,22 @@ fn pivot(root: &Path) -> io::Result<()> {
     rustix::process::pivot_root(".", ".")?;
     unmount(".", UnmountFlags::DETACH)?;
     std::env::set_current_dir("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_not_opened_through_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap();
+        fs::create_dir_all(real.join("a/b")).unwrap();
+        symlink("a", real.join("link")).unwrap();
+        assert!(open_exact(&real.join("a/b")).is_ok());
+        for through in ["link", "link/b"] {
+            let refused = open_exact(&real.join(through)).unwrap_err();
+            assert_eq!(refused.raw_os_error(), Some(libc::ELOOP), "{through}");
+        }
+    }
 }
