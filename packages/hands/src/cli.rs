@@ -18,7 +18,7 @@ pub const READY: &str = "ready";
 /// First line of a daemon that ends because there is one already.
 pub const ALREADY: &str = "already running";
 const USAGE: &str = "usage: torpor-hands daemon --state DIR [--allow full|reduced|unconfined] [--prefer LEVEL] [--network] \
-    [--orphan-ms N] [--exit-when-idle] [--readable PATH]... [--path PATH]\n       \
+    [--orphan-ms N] [--tool-limit-ms N] [--exit-when-idle] [--readable PATH]... [--path PATH]\n       \
     torpor-hands attach --state DIR\n       torpor-hands probe --state DIR [--allow LEVEL]";
 
 pub(crate) fn run(args: Vec<OsString>) -> ExitCode {

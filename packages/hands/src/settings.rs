@@ -13,6 +13,8 @@ use crate::level::Level;
 
 /// How long a command may go on without a brain that waits for it, unless told otherwise.
 pub const DEFAULT_ORPHAN: Duration = Duration::from_secs(600);
+/// How long a file or search tool may take, unless told otherwise.
+pub const DEFAULT_TOOL_LIMIT: Duration = Duration::from_secs(120);
 /// Search path of commands, unless told otherwise.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -29,6 +31,8 @@ pub struct Settings {
     pub network: bool,
     /// How long a command may go on without a brain, and how long an idle daemon stays.
     pub orphan: Duration,
+    /// How long a file or search tool may take: some files never end, or never begin. Commands bring limits of their own.
+    pub tool_limit: Duration,
     /// Whether the daemon ends once it was idle for `orphan`.
     pub exit_when_idle: bool,
     /// Further folders and files that commands may read and execute.
@@ -47,6 +51,7 @@ impl Settings {
             prefer: Level::Full,
             network: false,
             orphan: DEFAULT_ORPHAN,
+            tool_limit: DEFAULT_TOOL_LIMIT,
             exit_when_idle: false,
             readable: Vec::new(),
             path: DEFAULT_PATH.to_owned(),
@@ -61,6 +66,7 @@ impl Settings {
         pair("--allow", self.allow.as_str().into());
         pair("--prefer", self.prefer.as_str().into());
         pair("--orphan-ms", self.orphan.as_millis().to_string().into());
+        pair("--tool-limit-ms", self.tool_limit.as_millis().to_string().into());
         pair("--path", self.path.clone().into());
         self.readable.iter().for_each(|r| pair("--readable", r.clone().into()));
         if self.network {
@@ -97,11 +103,8 @@ impl Settings {
                 "--state" => out.state = value()?.into(),
                 "--allow" => out.allow = text(value()?)?.parse()?,
                 "--prefer" => out.prefer = text(value()?)?.parse()?,
-                "--orphan-ms" => {
-                    let given = text(value()?)?;
-                    let ms = given.parse().map_err(|_| format!("--orphan-ms: `{given}` is no number"))?;
-                    out.orphan = Duration::from_millis(ms);
-                }
+                "--orphan-ms" => out.orphan = milliseconds(&name, value()?)?,
+                "--tool-limit-ms" => out.tool_limit = milliseconds(&name, value()?)?,
                 "--path" => out.path = text(value()?)?,
                 "--readable" => out.readable.push(value()?.into()),
                 "--network" => out.network = true,
@@ -124,6 +127,11 @@ fn text(value: OsString) -> Result<String, String> {
     value.into_string().map_err(|v| format!("`{}` is not UTF-8", v.to_string_lossy()))
 }
 
+fn milliseconds(flag: &str, value: OsString) -> Result<Duration, String> {
+    let given = text(value)?;
+    given.parse().map(Duration::from_millis).map_err(|_| format!("{flag}: `{given}` is no number"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,6 +143,7 @@ mod tests {
             prefer: Level::Reduced,
             network: true,
             orphan: Duration::from_millis(1500),
+            tool_limit: Duration::from_millis(2500),
             exit_when_idle: true,
             readable: vec!["/a b".into(), "/opt".into()],
             path: "/bin".into(),

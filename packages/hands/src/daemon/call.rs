@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use torpor_core::message::ToolResult;
 use torpor_exec_channel::message::{Call as Request, Ended, Exit, Extent};
 
@@ -183,11 +183,14 @@ async fn run_tool(session: &Session, call: &Call) -> Ended {
         Ok(running) => running,
         Err(e) => return not_started(format!("the tool could not be started: {e}")),
     };
-    let cancelled = tokio::select! {
-        () = running.ended() => false,
-        () = call.cancelled() => true,
+    let limit = session.shared.settings.tool_limit;
+    let seconds = limit.as_secs_f64().ceil() as u64;
+    let cut = tokio::select! {
+        () = running.ended() => None,
+        () = sleep(limit) => Some(Exit::Timeout(seconds)),
+        () = call.cancelled() => Some(Exit::Cancelled),
     };
-    if cancelled {
+    if cut.is_some() {
         domain.terminate(&running).await;
         if timeout(TERM_GRACE, running.ended()).await.is_err() {
             domain.kill(&running).await;
@@ -196,12 +199,18 @@ async fn run_tool(session: &Session, call: &Call) -> Ended {
             }
         }
     }
-    match running.report() {
-        Some(Report::Answer { text, is_error }) => {
-            tool_end(text, is_error, if cancelled { Exit::Cancelled } else { Exit::Answered })
+    match (running.report(), cut) {
+        // It was done when it was told to end.
+        (Some(Report::Answer { text, is_error: false }), Some(Exit::Timeout(_))) => {
+            tool_end(text, false, Exit::Answered)
         }
-        Some(Report::NotStarted(why)) => not_started(why),
-        _ if cancelled => aborted(),
-        _ => tool_end("The tool was killed before it had an answer".into(), true, Exit::Signal(libc::SIGKILL)),
+        (_, Some(Exit::Timeout(_))) => {
+            let why = format!("The tool was ended: it had no answer after {seconds} s. Try fewer files, or bash");
+            tool_end(why, true, Exit::Timeout(seconds))
+        }
+        (Some(Report::Answer { text, is_error }), cut) => tool_end(text, is_error, cut.unwrap_or(Exit::Answered)),
+        (Some(Report::NotStarted(why)), _) => not_started(why),
+        (_, Some(_)) => aborted(),
+        (_, None) => tool_end("The tool was killed before it had an answer".into(), true, Exit::Signal(libc::SIGKILL)),
     }
 }

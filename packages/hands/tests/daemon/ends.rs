@@ -223,3 +223,15 @@ async fn an_idle_daemon_leaves_where_it_is_told_to() {
     until("the end of the daemon", || daemon.has_ended()).await;
     assert!(!daemon.state().join("sock").exists());
 }
+
+#[tokio::test]
+async fn a_tool_that_waits_for_ever_is_ended() {
+    let daemon = Daemon::with(|s| s.tool_limit = Duration::from_millis(300)).unwrap();
+    let session = daemon.open(1).await;
+    ok(&session, 1, "mkfifo .gitignore; echo found > file").await;
+    let ended = call(&session, 2, "grep", json!({ "pattern": "found" })).await;
+    assert_eq!(ended.exit, Exit::Timeout(1), "{}", text(&ended));
+    assert!(text(&ended).contains("no answer after 1 s."), "{}", text(&ended));
+    ok(&session, 3, "rm .gitignore").await;
+    assert!(text(&call(&session, 4, "grep", json!({ "pattern": "found" })).await).contains("file:1"));
+}
