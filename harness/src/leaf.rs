@@ -8,6 +8,7 @@ use torpor_core::clock::{Clock, Timestamp};
 use torpor_core::entry::Body;
 use torpor_core::envelope::{Budget, Work};
 use torpor_core::id::RunId;
+use torpor_core::live::Hub;
 use torpor_core::log::SessionLog;
 use torpor_core::message::Assistant;
 use torpor_core::model;
@@ -31,6 +32,8 @@ pub struct Deps {
     pub models: Arc<dyn model::ModelClient>,
     /// Where tools run; `None` when no sandbox is configured.
     pub sandboxes: Option<Arc<dyn SandboxTransport>>,
+    /// Where pieces of answers are shown while they stream.
+    pub live: Hub,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Settings.

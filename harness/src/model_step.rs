@@ -87,7 +87,8 @@ impl Leaf<'_> {
             let mut attempt = 1;
             loop {
                 // Pieces are for live followers; the log gets the whole answer.
-                let e = match self.deps.models.send(prepared, &mut |_| {}).await {
+                let mut show = |piece| self.deps.live.publish(&self.lease.record.run_id, piece);
+                let e = match self.deps.models.send(prepared, &mut show).await {
                     Ok(answer) => return Called::Answered(answer, attempt),
                     Err(e) => e,
                 };

@@ -56,6 +56,7 @@ pub fn rig_with(model: Arc<FakeModel>) -> Rig {
         log: store.clone(),
         models: model.clone(),
         sandboxes: Some(Arc::new(FakeSandbox(hands.clone()))),
+        live: Default::default(),
         clock: Arc::new(SystemClock),
         settings: Arc::new(settings),
     };

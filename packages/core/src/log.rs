@@ -1,5 +1,7 @@
 //! Seam: the append-only log of a session.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use crate::clock::Timestamp;
@@ -91,6 +93,11 @@ pub trait SessionLog: Send + Sync + 'static {
 
     /// The marks and the tail; `None` for a session that has never been submitted to.
     async fn open(&self, session: &SessionKey) -> Result<Option<Opened>, store::Error>;
+
+    /// Waits until the log's head is beyond `after` or `max` has passed, then answers the head as it is; 0 for a session
+    /// that does not exist. Cancellation safe.
+    async fn wait_beyond(&self, session: &SessionKey, after: Position, max: Duration)
+    -> Result<Position, store::Error>;
 
     /// Up to `limit` entries from `from` on, in order.
     async fn read(&self, session: &SessionKey, from: Position, limit: usize) -> Result<Vec<Entry>, store::Error>;

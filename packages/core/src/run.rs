@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::entry::RunTotals;
 use crate::envelope::Spec;
-use crate::id::{RunId, SessionKey};
+use crate::id::{Position, RunId, SessionKey};
 use crate::outcome::{Outcome, Status};
 use crate::store;
 
@@ -36,6 +36,8 @@ pub struct Record {
     pub started_at: Option<Timestamp>,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
+    /// Its entries stand in the session's log from here on; absent until it was first claimed.
+    pub log_from: Option<Position>,
     /// Raised by every change of the record.
     pub version: u64,
 }

@@ -5,6 +5,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use torpor_core::live::Hub;
+use torpor_core::log::SessionLog;
 use torpor_core::queue::{Lease, WorkQueue};
 use torpor_core::run::RunStore;
 use torpor_core::sandbox::SandboxTransport;
@@ -15,6 +17,10 @@ use torpor_core::{Clock, WorkerId};
 pub struct App {
     /// Where runs are submitted.
     pub queue: Arc<dyn WorkQueue>,
+    /// Where their logs are read, for those who follow them.
+    pub log: Arc<dyn SessionLog>,
+    /// Where pieces of answers show up while they stream.
+    pub live: Hub,
     /// Where their records are read.
     pub runs: Arc<dyn RunStore>,
     /// Which models a run may name.

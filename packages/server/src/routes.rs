@@ -18,6 +18,7 @@ use crate::submit::Shared;
 
 mod alias;
 mod cancel;
+mod events;
 mod health;
 mod query;
 mod runs;
@@ -35,6 +36,7 @@ pub(crate) fn build(shared: Arc<Shared>) -> Router {
         .route("/runs/status", get(query::status))
         .route("/runs/{runId}", get(query::record))
         .route("/runs/{runId}/cancel", post(cancel::cancel))
+        .route("/runs/{runId}/events", get(events::events))
         .route("/run-leaf", post(alias::submit))
         .route("/run-leaf/status", get(alias::status))
         .route("/turn", post(turn::turn))

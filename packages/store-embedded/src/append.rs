@@ -97,6 +97,7 @@ pub(crate) fn append(b: &mut Batch<'_>, encoded: &Encoded) -> Result<Result<Posi
     if let Some((run, status, position)) = effects.ended {
         settle::ended(b, session.id, run, status, position)?;
     }
+    b.grown(&append.session, head.0);
     Ok(Ok(head))
 }
 
@@ -178,6 +179,11 @@ pub(crate) fn open(conn: &Connection, key: &SessionKey) -> Result<Option<Opened>
     // Entries are never changed, so the head read first bounds a tail that is consistent with it.
     let tail = entries(conn, id, resume_from, head, usize::MAX)?;
     Ok(Some(Opened { head: Head { position: head, epoch, resume_from }, tail }))
+}
+
+/// The position of the last entry; 0 where there is none.
+pub(crate) fn head(conn: &Connection, key: &SessionKey) -> Result<Position, Fault> {
+    Ok(session(conn, key)?.map_or(Position(0), |s| s.head))
 }
 
 /// Up to `limit` entries from `from` on.

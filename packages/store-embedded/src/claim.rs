@@ -133,6 +133,7 @@ fn take(
     // Attempts are counted since the last progress: an owner that got somewhere starts the count again.
     record.attempts = if progressed { 1 } else { record.attempts.saturating_add(1) };
     let started = *record.started_at.get_or_insert(Timestamp(now));
+    let log_from = *record.log_from.get_or_insert_with(|| head.position.next());
     record.version += 1;
     let epoch = Epoch(head.epoch.0 + 1);
     head.epoch = epoch;
@@ -143,8 +144,17 @@ fn take(
         .prepare_cached("UPDATE session SET epoch = ?2, owned = 1, progressed = 0 WHERE id = ?1")?
         .execute(params![session, sql(epoch.0)])?;
     b.conn
-        .prepare_cached("UPDATE run SET status = ?2, attempts = ?3, started_ms = ?4, version = ?5 WHERE id = ?1")?
-        .execute(params![row, record.status.as_str(), record.attempts, sql(started.0), sql(record.version)])?;
+        .prepare_cached(
+            "UPDATE run SET status = ?2, attempts = ?3, started_ms = ?4, version = ?5, log_from = ?6 WHERE id = ?1",
+        )?
+        .execute(params![
+            row,
+            record.status.as_str(),
+            record.attempts,
+            sql(started.0),
+            sql(record.version),
+            sql(log_from.0)
+        ])?;
     let cancel: bool = b.conn.prepare_cached("SELECT cancel FROM run WHERE id = ?1")?.query_row([row], |r| r.get(0))?;
     let until = now.saturating_add(b.state.lease_ms);
     b.state.leases.put(record.run_id.clone(), Held { row, session, epoch, worker: worker.clone(), until });

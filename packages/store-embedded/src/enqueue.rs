@@ -89,7 +89,8 @@ pub(crate) fn enqueue(b: &mut Batch<'_>, mut accepted: Accepted) -> Result<Enque
     };
     let row = row_at(now).max(b.state.last_row.saturating_add(1));
     let (session, head) = write_session(b, &new, wishes, before, row, place)?;
-    write_run(b, &new, &spec, session, row, now, place)?;
+    let log_from = (place == Place::Claimed).then(|| head.position.next());
+    write_run(b, &new, &spec, (session, row), now, log_from)?;
     b.conn
         .prepare_cached(
             "INSERT INTO queue (run, session, priority, state, due_ms, worker) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
@@ -116,6 +117,7 @@ pub(crate) fn enqueue(b: &mut Batch<'_>, mut accepted: Accepted) -> Result<Enque
         created_at: Timestamp(now),
         started_at: claimed.then_some(Timestamp(now)),
         ended_at: None,
+        log_from,
         version: 1,
     };
     match (place, new.claim_for) {
@@ -267,17 +269,16 @@ fn write_run(
     b: &Batch<'_>,
     new: &NewRun,
     spec: &str,
-    session: i64,
-    row: i64,
+    (session, row): (i64, i64),
     now: u64,
-    place: Place,
+    log_from: Option<Position>,
 ) -> Result<(), Fault> {
-    let claimed = place == Place::Claimed;
+    let claimed = log_from.is_some();
     let status = if claimed { Status::Running } else { Status::Queued };
     b.conn
         .prepare_cached(
             "INSERT INTO run (id, run_id, session, tenant, idempotency_key, body_hash, status, attempts, version, \
-             created_ms, started_ms, spec) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 1, ?9, ?10, ?11)",
+             created_ms, started_ms, spec, log_from) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 1, ?9, ?10, ?11, ?12)",
         )?
         .execute(params![
             row,
@@ -290,7 +291,8 @@ fn write_run(
             u32::from(claimed),
             sql(now),
             claimed.then_some(sql(now)),
-            spec
+            spec,
+            log_from.map(|p| sql(p.0))
         ])?;
     Ok(())
 }

@@ -111,6 +111,7 @@ impl Store {
             ready: Notify::new(),
             due: watch::Sender::new(u64::MAX),
             waiters: Arc::new(Waiters::default()),
+            readers: Arc::default(),
             told: cancel::Told::default(),
         });
         let writer = Writer::start(conn, state, Arc::clone(&signals))?;

@@ -87,7 +87,8 @@ CREATE TABLE run (
     ended_ms        INTEGER,
     ended_position  INTEGER,
     spec            TEXT NOT NULL,
-    cancel          INTEGER NOT NULL DEFAULT 0
+    cancel          INTEGER NOT NULL DEFAULT 0,
+    log_from        INTEGER
 );
 CREATE UNIQUE INDEX run_idempotency ON run (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX run_tenant ON run (tenant);
@@ -128,6 +129,8 @@ UPDATE meta SET value = '2' WHERE name = 'schema';
 /// What version 2 lacks.
 const FROM_2: &str = "
 ALTER TABLE run ADD COLUMN cancel INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE run ADD COLUMN log_from INTEGER;
+UPDATE run SET log_from = 1 WHERE started_ms IS NOT NULL;
 UPDATE meta SET value = '3' WHERE name = 'schema';
 ";
 

@@ -42,6 +42,25 @@ impl SessionLog for Store {
         self.readers.read(move |conn| append::open(conn, &session)).await
     }
 
+    async fn wait_beyond(
+        &self,
+        session: &SessionKey,
+        after: Position,
+        max: Duration,
+    ) -> Result<Position, store::Error> {
+        // Subscribing comes before reading, so that no append falls between the two.
+        let mut growth = self.signals.readers.subscribe(session);
+        let key = session.clone();
+        let head = self.readers.read(move |conn| append::head(conn, &key)).await?;
+        if head > after {
+            return Ok(head);
+        }
+        tokio::select! {
+            head = growth.beyond(after.0) => Ok(Position(head)),
+            () = self.clock.sleep(max) => Ok(head),
+        }
+    }
+
     async fn read(&self, session: &SessionKey, from: Position, limit: usize) -> Result<Vec<Entry>, store::Error> {
         let session = session.clone();
         self.readers.read(move |conn| append::read(conn, &session, from, limit)).await

@@ -10,13 +10,13 @@ use std::thread::JoinHandle;
 use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use torpor_core::queue::LeaseKey;
-use torpor_core::{Clock, RunId, WorkerId, store};
+use torpor_core::{Clock, RunId, SessionKey, WorkerId, store};
 
 use crate::cancel::Told;
 use crate::fault::Fault;
 use crate::leases::{Held, Leases};
 use crate::record;
-use crate::waiters::Waiters;
+use crate::waiters::{Readers, Waiters};
 
 /// Commands that may wait; further callers wait for room.
 const PENDING: usize = 1_024;
@@ -32,6 +32,8 @@ pub(crate) struct Signals {
     pub(crate) due: watch::Sender<u64>,
     /// Waiters for a run's record.
     pub(crate) waiters: Arc<Waiters>,
+    /// Waiters for a session's log.
+    pub(crate) readers: Arc<Readers>,
     /// What the owners of leases are to be told.
     pub(crate) told: Told,
 }
@@ -86,17 +88,19 @@ struct After {
     recheck_due: bool,
     changed: Vec<RunId>,
     told: Vec<(WorkerId, LeaseKey)>,
+    grown: Vec<(SessionKey, u64)>,
     over: Vec<(RunId, Held)>,
     offered: Vec<Held>,
 }
 
 impl After {
-    fn lengths(&self) -> [usize; 4] {
-        [self.changed.len(), self.told.len(), self.over.len(), self.offered.len()]
+    fn lengths(&self) -> [usize; 5] {
+        [self.changed.len(), self.told.len(), self.grown.len(), self.over.len(), self.offered.len()]
     }
 
     /// Forgets what a command that failed had announced. (A wake-up too many is harmless.)
-    fn truncate(&mut self, [changed, told, over, offered]: [usize; 4]) {
+    fn truncate(&mut self, [changed, told, grown, over, offered]: [usize; 5]) {
+        self.grown.truncate(grown);
         self.changed.truncate(changed);
         self.told.truncate(told);
         self.over.truncate(over);
@@ -138,6 +142,11 @@ impl Batch<'_> {
     /// The record of this run changed.
     pub(crate) fn changed(&mut self, run: &RunId) {
         self.after.changed.push(run.clone());
+    }
+
+    /// The log of this session has a new head.
+    pub(crate) fn grown(&mut self, session: &SessionKey, head: u64) {
+        self.after.grown.push((session.clone(), head));
     }
 
     /// The owner of this lease is to hear that its run is to be cancelled.
@@ -334,6 +343,9 @@ fn announce(conn: &Connection, signals: &Signals, after: &After) {
             Ok(None) => {}
             Err(e) => tracing::warn!(run = %run, error = %store::Error::from(e), "cannot hand out a changed record"),
         }
+    }
+    for (session, head) in &after.grown {
+        signals.readers.publish(session, *head);
     }
     for (worker, key) in &after.told {
         signals.told.tell(worker, key.clone());

@@ -188,7 +188,7 @@ async fn an_older_layout_is_upgraded() {
     drop(store);
     database(dir.path())
         .execute_batch(
-            "ALTER TABLE run DROP COLUMN cancel;
+            "ALTER TABLE run DROP COLUMN cancel; ALTER TABLE run DROP COLUMN log_from;
              ALTER TABLE session DROP COLUMN first_run;
              ALTER TABLE session DROP COLUMN first_hash;
              ALTER TABLE session DROP COLUMN wishes;
@@ -209,7 +209,7 @@ async fn an_older_layout_is_upgraded() {
 async fn the_layout_before_this_one_is_upgraded() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()).unwrap());
-    let before = "ALTER TABLE run DROP COLUMN cancel; UPDATE meta SET value = '2' WHERE name = 'schema';";
+    let before = "ALTER TABLE run DROP COLUMN cancel; ALTER TABLE run DROP COLUMN log_from; UPDATE meta SET value = '2' WHERE name = 'schema';";
     database(dir.path()).execute_batch(before).unwrap();
     let store = open(dir.path()).unwrap();
     let run = created(store.enqueue(first("s")).await.unwrap()).run_id;

@@ -208,6 +208,7 @@ macro_rules! conformance {
             nobody_writes_without_the_lease
             an_expired_owner_writes_until_someone_claims
             sessions_that_look_alike_stay_apart
+            waiting_sees_a_log_grow
         ]);
         $crate::conformance_cases!($fresh, accept: [
             parallel_posts_of_one_key_make_one_run

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -82,6 +83,15 @@ impl SessionLog for Fused<dyn SessionLog> {
 
     async fn open(&self, session: &SessionKey) -> Result<Option<Opened>, store::Error> {
         self.fuse.around(self.inner.open(session)).await
+    }
+
+    async fn wait_beyond(
+        &self,
+        session: &SessionKey,
+        after: Position,
+        max: Duration,
+    ) -> Result<Position, store::Error> {
+        self.inner.wait_beyond(session, after, max).await
     }
 
     async fn read(&self, session: &SessionKey, from: Position, limit: usize) -> Result<Vec<Entry>, store::Error> {

@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use torpor_core::clock::{Clock, SystemClock};
 use torpor_core::id::WorkerId;
+use torpor_core::live::Hub;
 use torpor_core::queue::Lease;
 use torpor_core::run::RunStore;
 use torpor_core::sandbox::SandboxTransport;
@@ -52,8 +53,10 @@ impl Runtime {
         let store = Arc::new(Store::open(&config.data_dir, options).map_err(|e| not_opened(&e))?);
         let models = torpor_model::Models::new(&config.models).context("model settings")?;
         let sandbox = sandbox(config, store.id())?;
+        let live = Hub::default();
         let deps = Deps {
             log: store.clone(),
+            live: live.clone(),
             models: Arc::new(models),
             sandboxes: sandbox.clone().map(|s| s as Arc<dyn SandboxTransport>),
             clock: clock.clone(),
@@ -64,6 +67,8 @@ impl Runtime {
         let checks = sandbox.iter().map(check).collect();
         let app = torpor_server::App {
             queue: store.clone(),
+            log: store.clone(),
+            live,
             runs: store.clone(),
             settings: Arc::new(config.harness.clone()),
             sandbox: sandbox.clone().map(|s| s as Arc<dyn SandboxTransport>),

@@ -5,9 +5,11 @@
 
 mod active;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use torpor_core::id::WorkerId;
 use torpor_core::queue::{Lease, Release, WorkQueue};
 use torpor_harness::{Deps, LeafEnd, Stop, give_up, is_exhausted, run_leaf};
@@ -178,13 +180,9 @@ impl Worker {
         if is_exhausted(&inner.deps, &lease, inner.config.max_attempts).await {
             return self.bury(lease).await;
         }
-        // The leaf gets a task of its own, so that a panic in it is an attempt that failed, not a dead worker.
-        let deps = inner.deps.clone();
-        let leaf = tokio::spawn({
-            let lease = lease.clone();
-            async move { Box::pin(run_leaf(&deps, lease, stop)).await }
-        });
-        match leaf.await {
+        // A panic in a leaf is an attempt that failed, not a dead worker.
+        let leaf = AssertUnwindSafe(run_leaf(&inner.deps, lease.clone(), stop)).catch_unwind();
+        match Box::pin(leaf).await {
             Ok(LeafEnd::Ended(outcome)) => {
                 tracing::info!(run = %key.run, status = outcome.status().as_str(), "run ended");
             }
@@ -198,8 +196,8 @@ impl Worker {
                 tracing::warn!(run = %key.run, attempt, why, "attempt failed");
                 self.release(&lease, Release::Retry { after: retry_after(attempt) }).await;
             }
-            Err(e) => {
-                tracing::error!(run = %key.run, attempt, error = %e, "the leaf broke; this is a bug");
+            Err(_) => {
+                tracing::error!(run = %key.run, attempt, "the leaf broke; this is a bug");
                 self.release(&lease, Release::Retry { after: retry_after(attempt) }).await;
             }
         }

@@ -11,16 +11,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::time::timeout;
+use torpor_core::entry::Entry;
 use torpor_core::entry::RunTotals;
 use torpor_core::envelope::Work;
-use torpor_core::log::Head;
+use torpor_core::log::{Append, AppendError, Head, Opened, SessionLog};
 use torpor_core::message::Usage;
 use torpor_core::outcome::{FailReason, Finding, Outcome, Status, Verdict};
 use torpor_core::queue::{
     Backlog, Cancelled, DeadLetter, Enqueued, Expects, Lease, LeaseKey, NewRun, Release, WorkQueue,
 };
 use torpor_core::run::{Filter, Page, Record, RunStore};
-use torpor_core::{Epoch, RunId, SessionKey, SystemClock, Timestamp, WorkerId, model, store};
+use torpor_core::{Epoch, Position, RunId, SessionKey, SystemClock, Timestamp, WorkerId, model, store};
 use torpor_harness::Settings;
 use torpor_server::{App, Check, LocalWorker, Room};
 use torpor_testkit::fakes::{FakeHands, FakeSandbox};
@@ -65,6 +66,8 @@ impl Fake {
     pub(crate) fn app(self: &Arc<Self>) -> App {
         App {
             queue: Arc::clone(self) as _,
+            log: Arc::clone(self) as _,
+            live: Default::default(),
             runs: Arc::clone(self) as _,
             settings: Arc::new(Settings::new(model::Ref::parse("anthropic/claude-x").unwrap())),
             sandbox: Some(Arc::new(FakeSandbox(FakeHands::start()))),
@@ -188,6 +191,26 @@ impl Room for RoomForOne {
     }
 }
 
+/// Logs are tested with the real store; here nobody writes one.
+#[async_trait]
+impl SessionLog for Fake {
+    async fn append(&self, append: Append) -> Result<Position, AppendError> {
+        Err(AppendError::Fenced { mine: append.epoch, current: Epoch(0) })
+    }
+
+    async fn open(&self, _: &SessionKey) -> Result<Option<Opened>, store::Error> {
+        Ok(None)
+    }
+
+    async fn read(&self, _: &SessionKey, _: Position, _: usize) -> Result<Vec<Entry>, store::Error> {
+        Ok(Vec::new())
+    }
+
+    async fn wait_beyond(&self, _: &SessionKey, _: Position, _: Duration) -> Result<Position, store::Error> {
+        std::future::pending().await
+    }
+}
+
 #[async_trait]
 impl WorkQueue for Fake {
     async fn enqueue(&self, new: NewRun) -> Result<Enqueued, store::Error> {
@@ -222,6 +245,7 @@ impl WorkQueue for Fake {
                 created_at: EPOCH.after(Duration::from_millis(inner.runs.len() as u64)),
                 started_at: None,
                 ended_at: None,
+                log_from: None,
                 version: 1,
             };
             if let (Some(key), Some(i)) = (key, new.idempotency) {

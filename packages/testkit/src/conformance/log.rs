@@ -1,12 +1,14 @@
 //! Promises of [`SessionLog`](torpor_core::log::SessionLog).
 
+use std::time::Duration;
+
 use futures::future::join_all;
 use torpor_core::entry::Body;
 use torpor_core::log::AppendError;
 use torpor_core::outcome::{FailReason, Outcome, Status};
 use torpor_core::{Epoch, Position, SessionKey};
 
-use super::Fixture;
+use super::{Fixture, soon};
 use crate::sample::{checkpoint, claimed, created, done, ended, first, further, key, note, progress, write};
 
 /// A batch is stored at `after + 1`, `after + 2`, … and read back as it was.
@@ -246,4 +248,18 @@ pub async fn sessions_that_look_alike_stay_apart(f: Fixture) {
     for (n, lease) in leases.iter().enumerate() {
         assert_eq!(f.positions(lease.session()).await.len(), n + 1, "{:?}", lease.session());
     }
+}
+
+/// Waiting for a log to grow is answered at once by what is there, by an append as it comes, or by its time.
+pub async fn waiting_sees_a_log_grow(f: Fixture) {
+    let hour = Duration::from_secs(3600);
+    assert_eq!(soon(f.log.wait_beyond(&key("nobody"), Position(0), Duration::ZERO)).await.unwrap(), Position(0));
+    let lease = f.running("s").await;
+    let session = lease.session();
+    let append = f.append(&lease, 0, vec![note(&lease)]);
+    let (grown, appended) = tokio::join!(soon(f.log.wait_beyond(session, Position(0), hour)), append);
+    assert_eq!((grown.unwrap(), appended.unwrap()), (Position(1), Position(1)));
+    assert_eq!(soon(f.log.wait_beyond(session, Position(0), hour)).await.unwrap(), Position(1));
+    let nothing_comes = f.log.wait_beyond(session, Position(1), f.lease);
+    assert_eq!(f.while_time_passes(nothing_comes).await.unwrap(), Position(1));
 }

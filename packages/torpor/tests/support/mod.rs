@@ -157,6 +157,11 @@ impl Server {
         Answer { status, headers, body }
     }
 
+    /// An answer whose body is read as it comes.
+    pub async fn stream(&self, path: &str) -> reqwest::Response {
+        self.http.get(format!("{}{path}", self.url)).send().await.unwrap()
+    }
+
     pub async fn get(&self, path: &str) -> Answer {
         self.call(reqwest::Method::GET, path, None).await
     }

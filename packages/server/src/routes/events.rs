@@ -1,0 +1,214 @@
+//! `GET /runs/{runId}/events`: a run as it happens, as server-sent events.
+//!
+//! Owns: the event stream: entries of the durable log, numbered by their positions, replayed from anywhere; and between
+//! them, unnumbered, pieces of answers while they stream. Must not know: what entries mean, but for the run's end.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Query, Request, State};
+use axum::response::Response;
+use http::{HeaderMap, HeaderValue, Uri, header};
+use serde_json::{Value, json};
+use torpor_core::entry::{Body as EntryBody, Entry};
+use torpor_core::live::Follower;
+use torpor_core::model::Delta;
+use torpor_core::problem::Code;
+use torpor_core::run::Record;
+use torpor_core::{Position, RunId, store};
+
+use crate::phase::Phase;
+use crate::problem::Problem;
+use crate::submit::Shared;
+
+/// Entries read at once; what one follower may hold in memory.
+const PAGE: usize = 32;
+/// A follower that hears nothing for so long hears a comment, so that nothing on the way closes the connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// One follower of one run.
+struct Stream {
+    shared: Arc<Shared>,
+    record: Record,
+    live: Follower,
+    /// Everything up to here was sent, or was not asked for; `None` until it is known where the run begins.
+    sent: Option<Position>,
+    ready: VecDeque<Bytes>,
+    over: bool,
+}
+
+pub(crate) async fn events(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
+    let id = request.uri().path().strip_prefix("/runs/").and_then(|p| p.strip_suffix("/events"));
+    let run = id.and_then(RunId::parse).ok_or_else(Problem::unknown_run)?;
+    let after = after(request.uri(), request.headers())?;
+    // Following comes before reading, so that no piece falls between the two.
+    let live = shared.app.live.follow(&run);
+    let record = shared.app.runs.get(&run).await?.ok_or_else(Problem::unknown_run)?;
+    let sent = record.log_from.map(|from| Position(from.0 - 1).max(after));
+    let stream = Stream {
+        shared,
+        record,
+        live,
+        sent: sent.or((after.0 > 0).then_some(after)),
+        ready: VecDeque::new(),
+        over: false,
+    };
+    let body = futures::stream::unfold(stream, |mut stream| async move {
+        let bytes = stream.next().await?;
+        Some((Ok::<_, Infallible>(bytes), stream))
+    });
+    let mut response = Response::new(Body::from_stream(body));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+/// Where a follower that comes back goes on: the `Last-Event-ID` that its client sends by itself, or `?after=`.
+fn after(uri: &Uri, headers: &HeaderMap) -> Result<Position, Problem> {
+    let read = |name: &str, text: &str| {
+        let expected = "must be the id of an event of this run: an integer of 0 or more";
+        text.trim().parse().map(Position).map_err(|_| Problem::field(Code::RequestInvalid, name, expected))
+    };
+    if let Some(last) = headers.get("last-event-id") {
+        return read("Last-Event-ID", last.to_str().unwrap_or("not text"));
+    }
+    let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri);
+    let pairs = pairs.map_err(|_| Problem::new(Code::RequestInvalid, "The query string cannot be read."))?;
+    match pairs.0.iter().find(|(name, _)| name == "after") {
+        Some((_, value)) => read("after", value),
+        None => Ok(Position(0)),
+    }
+}
+
+impl Stream {
+    /// The next bytes of the stream; `None` at its end. A store that is away ends it: the client comes back and goes on
+    /// where it was.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(bytes) = self.ready.pop_front() {
+                return Some(bytes);
+            }
+            if self.over {
+                return None;
+            }
+            let step = match self.sent {
+                Some(sent) => self.follow_log(sent).await,
+                None => self.await_start().await,
+            };
+            if let Err(e) = step {
+                tracing::warn!(run = %self.record.run_id, error = %e, "an event stream ends: the store does not answer");
+                return None;
+            }
+        }
+    }
+
+    /// A queued run has no entries yet.
+    async fn await_start(&mut self) -> Result<(), store::Error> {
+        if self.record.status.is_terminal() {
+            self.end_without_entry();
+            return Ok(());
+        }
+        let seen = self.record.version;
+        let changed = tokio::select! {
+            record = self.shared.app.runs.wait(&self.record.run_id, seen, KEEP_ALIVE) => record?,
+            () = self.shared.phase.reached(Phase::Hurrying) => {
+                self.over = true;
+                return Ok(());
+            }
+        };
+        match changed {
+            Some(record) => {
+                if record.version == seen {
+                    self.keep_alive();
+                }
+                self.sent = record.log_from.map(|from| Position(from.0 - 1));
+                self.record = record;
+            }
+            None => self.over = true, // its record has expired
+        }
+        Ok(())
+    }
+
+    async fn follow_log(&mut self, sent: Position) -> Result<(), store::Error> {
+        let shared = Arc::clone(&self.shared);
+        let app = &shared.app;
+        let entries = app.log.read(&self.record.session, sent.next(), PAGE).await?;
+        for entry in &entries {
+            self.sent = Some(entry.position);
+            if entry.body.run().is_none_or(|run| *run == self.record.run_id) {
+                self.over |= matches!(entry.body, EntryBody::RunEnded { .. });
+                self.ready.push_back(numbered(entry));
+            }
+            if self.over {
+                return Ok(());
+            }
+        }
+        if !entries.is_empty() {
+            return Ok(());
+        }
+        if self.record.status.is_terminal() {
+            // Everything was replayed, and the run's last entry was not among it: it ended without one, or the
+            // follower has seen it.
+            self.end_without_entry();
+            return Ok(());
+        }
+        tokio::select! {
+            biased;
+            () = shared.phase.reached(Phase::Hurrying) => self.over = true,
+            head = app.log.wait_beyond(&self.record.session, sent, KEEP_ALIVE) => {
+                if head? <= sent {
+                    self.keep_alive();
+                    if let Some(record) = app.runs.get(&self.record.run_id).await? {
+                        self.record = record;
+                    } else {
+                        self.over = true;
+                    }
+                }
+            }
+            piece = self.live.next() => self.ready.push_back(unnumbered(&piece)),
+        }
+        Ok(())
+    }
+
+    fn end_without_entry(&mut self) {
+        self.over = true;
+        if let (Some(outcome), None) = (&self.record.outcome, self.record.log_from) {
+            let data = json!({"type": "run_ended", "run": self.record.run_id, "outcome": outcome});
+            self.ready.push_back(frame(None, "run_ended", &data));
+        }
+    }
+
+    fn keep_alive(&mut self) {
+        self.ready.push_back(Bytes::from_static(b": keep-alive\n\n"));
+    }
+}
+
+/// An entry as an event: its position is the event's id.
+fn numbered(entry: &Entry) -> Bytes {
+    // Entries came out of the store as JSON; they go back into it.
+    let mut data = serde_json::to_value(&entry.body).unwrap_or_default();
+    let kind = data["type"].as_str().unwrap_or("entry").to_owned();
+    if let Value::Object(map) = &mut data {
+        map.insert("position".into(), json!(entry.position));
+        map.insert("at".into(), json!(entry.at.rfc3339()));
+    }
+    frame(Some(entry.position), &kind, &data)
+}
+
+fn unnumbered(piece: &Delta) -> Bytes {
+    let data = match piece {
+        Delta::Text(text) => json!({"text": text}),
+        Delta::Thinking(thinking) => json!({"thinking": thinking}),
+    };
+    frame(None, "delta", &data)
+}
+
+/// JSON has no line breaks of its own, so one `data` line is enough.
+fn frame(id: Option<Position>, kind: &str, data: &Value) -> Bytes {
+    let id = id.map_or_else(String::new, |id| format!("id: {id}\n"));
+    Bytes::from(format!("{id}event: {kind}\ndata: {data}\n\n"))
+}
