@@ -52,7 +52,11 @@ async fn a_cancel_reaches_the_model_call_and_a_queued_turn() {
         let running = server.post(&format!("/runs/{}/cancel", id("running")), &json!({})).await;
         assert_eq!((running.status, running.body["status"].as_str()), (200, Some("cancelled")));
     };
-    let (a, b, ()) = tokio::join!(server.post("/turn", &waiting), server.post("/turn", &queued), drive);
+    let behind = async {
+        world.model.wait_for_requests(2).await; // the first of the two runs
+        server.post("/turn", &queued).await
+    };
+    let (a, b, ()) = tokio::join!(server.post("/turn", &waiting), behind, drive);
     for answer in [a, b] {
         assert_eq!((answer.status, answer.body["stopReason"].as_str()), (200, Some("aborted")), "{}", answer.body);
     }

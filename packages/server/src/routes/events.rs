@@ -52,7 +52,7 @@ pub(crate) async fn events(State(shared): State<Arc<Shared>>, request: Request) 
         shared,
         record,
         live,
-        sent: sent.or((after.0 > 0).then_some(after)),
+        sent: sent.or_else(|| (after.0 > 0).then_some(after)),
         ready: VecDeque::new(),
         over: false,
     };
