@@ -22,6 +22,7 @@ mod events;
 mod health;
 mod query;
 mod runs;
+mod sessions;
 mod turn;
 
 /// The routes as a service, for tests without a socket and for embedding. Limits of connections and of the time
@@ -37,6 +38,8 @@ pub(crate) fn build(shared: Arc<Shared>) -> Router {
         .route("/runs/{runId}", get(query::record))
         .route("/runs/{runId}/cancel", post(cancel::cancel))
         .route("/runs/{runId}/events", get(events::events))
+        .route("/sessions/{id}", get(sessions::summary))
+        .route("/sessions/{id}/log", get(sessions::log))
         .route("/run-leaf", post(alias::submit))
         .route("/run-leaf/status", get(alias::status))
         .route("/turn", post(turn::turn))

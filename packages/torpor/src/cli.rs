@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Overrides, ProcessEnv, Raw, Refused};
-use crate::{demo, doctor, run, serve};
+use crate::{demo, doctor, run, runs, serve};
 
 /// A scale-to-zero runtime for AI agents.
 ///
@@ -29,6 +29,8 @@ enum Command {
     Serve(ServeArgs),
     /// Submit one run, follow it, and print its outcome
     Run(run::Arguments),
+    /// List, show and cancel runs
+    Runs(runs::Arguments),
     /// See it work: a review, a fan-out, and a brain killed in the middle of a command
     Demo(demo::Arguments),
     /// Check this machine and configuration, and say what to do about what is wrong
@@ -44,6 +46,11 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
+    /// The environment, and this file if any.
+    pub(crate) fn of(config: Option<PathBuf>) -> Self {
+        Self { config }
+    }
+
     /// Merges everything that was said.
     pub(crate) fn raw(&self, overrides: &Overrides) -> Raw {
         Raw::gather(overrides, &ProcessEnv, self.config.as_deref())
@@ -118,6 +125,7 @@ pub(crate) fn main() -> ExitCode {
     let ended = match cli.command {
         Command::Serve(args) => serve_command(&args),
         Command::Run(args) => run::main(&args),
+        Command::Runs(args) => runs::main(&args),
         Command::Demo(args) => demo::main(&args),
         Command::Doctor(args) => doctor::main(&args),
     };

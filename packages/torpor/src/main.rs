@@ -8,6 +8,7 @@ mod config;
 mod demo;
 mod doctor;
 mod run;
+mod runs;
 mod runtime;
 mod serve;
 mod telemetry;

@@ -186,7 +186,43 @@ async fn one_data_folder_has_one_server_and_clients_find_it() {
     let found = world.run(&["run", "hello", "--json"]).await;
     assert_eq!(found.status.code(), Some(0), "{}", out(&found.stderr));
     let record: Value = serde_json::from_slice(&found.stdout).unwrap();
-    assert_eq!(server.get(&format!("/runs/{}", record["runId"].as_str().unwrap())).await.body["status"], json!("done"));
+    let run = record["runId"].as_str().unwrap();
+    assert_eq!(server.get(&format!("/runs/{run}")).await.body["status"], json!("done"));
+    let list = world.run(&["runs", "list", "--status", "done"]).await;
+    assert!(out(&list.stdout).lines().any(|l| l.starts_with(run) && l.contains("done")), "{}", out(&list.stdout));
+    let cancelled: Value = serde_json::from_slice(&world.run(&["runs", "cancel", run, "--json"]).await.stdout).unwrap();
+    assert_eq!(cancelled["status"], json!("done"), "what is over stays as it ended");
+    assert_eq!(world.run(&["runs", "show", "../health"]).await.status.code(), Some(64));
+    assert_eq!(world.run(&["runs", "list", "--status", "fine"]).await.status.code(), Some(64));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_shows_its_summary_and_pages_of_its_log() {
+    let world = World::new().await;
+    let server = world.serve().await;
+    let mut envelope = world.prompt(&format!("{};text", bash("echo hi")));
+    envelope["sessionId"] = json!("a/b c");
+    let run = server.post("/runs", &envelope).await.body["runId"].clone();
+    let path = "/sessions/a%2Fb%20c";
+    let summary = server.get(path).await.body;
+    assert_eq!((&summary["sessionId"], summary["entries"].as_u64()), (&json!("a/b c"), Some(8)), "{summary}");
+    assert_eq!(summary["latestRun"]["runId"], run);
+    let (mut after, mut kinds) = (0, Vec::new());
+    loop {
+        let page = server.get(&format!("{path}/log?after={after}&limit=3")).await.body;
+        let entries = page["entries"].as_array().unwrap();
+        kinds.extend(entries.iter().map(|e| (e["position"].as_u64().unwrap(), e["type"].clone())));
+        match page["nextAfter"].as_u64() {
+            Some(next) => after = next,
+            None => break,
+        }
+    }
+    assert_eq!(kinds.iter().map(|k| k.0).collect::<Vec<_>>(), (1..=8).collect::<Vec<_>>());
+    assert_eq!((&kinds[0].1, &kinds[7].1), (&json!("run_started"), &json!("run_ended")));
+    for (path, status) in [("/sessions/nobody", 404), ("/sessions/nobody/log", 404), ("/sessions/x/log?limit=0", 400)] {
+        assert_eq!(server.get(path).await.status, status, "{path}");
+    }
+    assert_eq!(server.get(&format!("{path}?tenant=other")).await.status, 404, "another tenant's is not shown");
 }
 
 #[tokio::test(flavor = "multi_thread")]

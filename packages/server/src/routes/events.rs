@@ -187,16 +187,21 @@ impl Stream {
     }
 }
 
-/// An entry as an event: its position is the event's id.
-fn numbered(entry: &Entry) -> Bytes {
+/// An entry as clients see it.
+pub(crate) fn data(entry: &Entry) -> Value {
     // Entries came out of the store as JSON; they go back into it.
     let mut data = serde_json::to_value(&entry.body).unwrap_or_default();
-    let kind = data["type"].as_str().unwrap_or("entry").to_owned();
     if let Value::Object(map) = &mut data {
         map.insert("position".into(), json!(entry.position));
         map.insert("at".into(), json!(entry.at.rfc3339()));
     }
-    frame(Some(entry.position), &kind, &data)
+    data
+}
+
+/// An entry as an event: its position is the event's id.
+fn numbered(entry: &Entry) -> Bytes {
+    let data = data(entry);
+    frame(Some(entry.position), data["type"].as_str().unwrap_or("entry"), &data)
 }
 
 fn unnumbered(piece: &Delta) -> Bytes {
