@@ -4,13 +4,14 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Rounds in which [`kill_descendants`] looks for processes that were forked meanwhile.
-const ROUNDS: u32 = 100;
-/// Pause between them.
+/// How long [`kill_descendants`] goes on looking for processes that were forked meanwhile, or that have yet to notice
+/// that they were killed (on a busy machine that takes a turn of the processor each).
+const PATIENCE: Duration = Duration::from_millis(1500);
+/// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// Living processes below `root`, without `root` itself and without zombies.
@@ -54,7 +55,8 @@ pub(super) fn kill_descendants(root: i32) -> bool {
 
 /// The same, sparing those in `spared` and what is below them.
 pub(super) fn kill_descendants_apart(root: i32, spared: &[i32]) -> bool {
-    for _ in 0..ROUNDS {
+    let give_up = Instant::now() + PATIENCE;
+    loop {
         let found = descendants_apart(root, spared);
         if found.is_empty() {
             return true;
@@ -62,7 +64,9 @@ pub(super) fn kill_descendants_apart(root: i32, spared: &[i32]) -> bool {
         for pid in found.into_iter().filter_map(Pid::from_raw) {
             let _ = kill_process(pid, Signal::KILL);
         }
+        if Instant::now() >= give_up {
+            return false;
+        }
         std::thread::sleep(PAUSE);
     }
-    false
 }
