@@ -213,14 +213,21 @@ impl<'a> World<'a> {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
+    /// The hands' state folder: the one that is named after the store.
+    pub(crate) fn hands_dir(&self) -> PathBuf {
+        let all = self.data().join("hands");
+        let found = std::fs::read_dir(&all).ok().and_then(|mut dirs| dirs.find_map(|d| Some(d.ok()?.path())));
+        found.unwrap_or(all)
+    }
+
     /// The hands' daemon and everything below it.
     pub(crate) fn hands(&self) -> Vec<u32> {
-        hands(&self.data().join("hands"))
+        hands(&self.hands_dir())
     }
 
     /// How commands are confined here, as the running hands say.
     pub(crate) async fn level(&self) -> anyhow::Result<String> {
-        Ok(roles::hands_client(&self.data().join("hands")).hands().await?.level)
+        Ok(roles::hands_client(&self.hands_dir()).hands().await?.level)
     }
 }
 

@@ -72,7 +72,7 @@ async fn gaps(world: &World<'_>, http: &mut Http, script: &str) -> anyhow::Resul
 
 /// What the hands alone take for a command and for a read, in a session that has run a command.
 async fn over_the_channel(world: &World<'_>, times: usize) -> anyhow::Result<(Vec<f64>, Vec<f64>)> {
-    let client = roles::hands_client(&world.data().join("hands"));
+    let client = roles::hands_client(&world.hands_dir());
     let key = SessionKey::new("default", &uuid::Uuid::new_v4().to_string())?;
     let session = client.open(Open { session: key.digest(), epoch: Epoch(1), workspace: None }).await?;
     let mut position = Position(0);
