@@ -20,7 +20,7 @@ use torpor_core::envelope::{Budget, Item, Spec, Work};
 use torpor_core::id::{Position, RunId, SessionKey, WorkerId};
 use torpor_core::log::SessionLog;
 use torpor_core::model::{ModelClient, Ref};
-use torpor_core::queue::{Enqueued, Expects, Lease, NewRun, WorkQueue};
+use torpor_core::queue::{Expects, Lease, NewRun, WorkQueue};
 use torpor_core::run::{Record, RunStore};
 use torpor_core::sandbox::SandboxTransport;
 use torpor_harness::{Deps, LeafEnd, RetryPolicy, Settings, Stop, run_leaf};
@@ -28,6 +28,7 @@ use torpor_store_embedded::{Options, Store};
 use torpor_testkit::clock::ManualClock;
 use torpor_testkit::crash::{Fuse, Fused};
 use torpor_testkit::fakes::{FakeHands, FakeModel, FakeSandbox, Said};
+use torpor_testkit::sample::{created, first};
 
 pub const LEASE: Duration = Duration::from_secs(3);
 
@@ -80,20 +81,8 @@ impl Rig {
     }
 
     pub async fn submit_to(&self, session: &str, spec: Spec, expects: Expects) -> RunId {
-        let new = NewRun {
-            run_id: RunId::generate(),
-            session: SessionKey::new("t", session).unwrap(),
-            spec,
-            idempotency: None,
-            expects,
-            not_before: None,
-            priority: 0,
-            claim_for: None,
-        };
-        match self.store.enqueue(new).await.unwrap() {
-            Enqueued::Created(record) => record.run_id,
-            other => panic!("{other:?}"),
-        }
+        let new = NewRun { spec, expects, ..first(session) };
+        created(self.store.enqueue(new).await.unwrap()).run_id
     }
 
     pub async fn claim(&self) -> Lease {

@@ -10,11 +10,11 @@ use serde_json::json;
 use tempfile::TempDir;
 use torpor_core::clock::SystemClock;
 use torpor_core::envelope::{Item, Spec, Work};
-use torpor_core::id::{RunId, SessionKey, WorkerId};
+use torpor_core::id::{RunId, WorkerId};
 use torpor_core::log::SessionLog;
 use torpor_core::model::{ModelClient, Ref};
 use torpor_core::outcome::Outcome;
-use torpor_core::queue::{Enqueued, Expects, Lease, NewRun, WorkQueue as _};
+use torpor_core::queue::{Lease, NewRun, WorkQueue as _};
 use torpor_core::run::RunStore as _;
 use torpor_core::sandbox::SandboxTransport;
 use torpor_hands::Level;
@@ -25,6 +25,7 @@ use torpor_testkit::clock::ManualClock;
 use torpor_testkit::conformance::sandbox::Hands;
 use torpor_testkit::crash::{Fuse, Fused};
 use torpor_testkit::fakes::{FakeModel, calls};
+use torpor_testkit::sample::{created, first};
 
 const LEASE: Duration = Duration::from_secs(3);
 
@@ -140,20 +141,8 @@ impl Rig {
         let item = Item { item_id: "i1".into(), file: "ledger".into(), pattern: "x".into() };
         let workspace = self.workspace(session).to_str().unwrap().to_owned();
         let spec = Spec { work: Work::Review { item }, workspace_ref: Some(workspace), ..Spec::prompt("") };
-        let new = NewRun {
-            run_id: RunId::generate(),
-            session: SessionKey::new("t", session).unwrap(),
-            spec,
-            idempotency: None,
-            expects: Expects::New,
-            not_before: None,
-            priority: 0,
-            claim_for: None,
-        };
-        match self.store.enqueue(new).await.unwrap() {
-            Enqueued::Created(record) => record.run_id,
-            other => panic!("{other:?}"),
-        }
+        let new = NewRun { spec, ..first(session) };
+        created(self.store.enqueue(new).await.unwrap()).run_id
     }
 
     async fn claim(&self) -> Lease {

@@ -9,17 +9,17 @@ use async_trait::async_trait;
 use serde_json::json;
 use tokio::sync::oneshot;
 use torpor_core::clock::SystemClock;
-use torpor_core::envelope::Spec;
-use torpor_core::id::{RunId, SessionKey, WorkerId};
+use torpor_core::id::{RunId, WorkerId};
 use torpor_core::log::SessionLog as _;
 use torpor_core::message::Assistant;
 use torpor_core::model::{self, Delta, ModelClient, Prepared, Ref, Request};
 use torpor_core::outcome::{FailReason, Outcome, Status};
-use torpor_core::queue::{Enqueued, Expects, NewRun, WorkQueue as _};
+use torpor_core::queue::WorkQueue as _;
 use torpor_core::run::{Record, RunStore as _};
 use torpor_harness::{Deps, Settings};
 use torpor_store_embedded::{Options, Store};
 use torpor_testkit::fakes::{FakeHands, FakeModel, FakeSandbox, Said, calls};
+use torpor_testkit::sample::{created, first};
 use torpor_worker::{Config, Worker};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -71,21 +71,8 @@ impl Rig {
     }
 
     async fn submit(&self) -> RunId {
-        let run_id = RunId::generate();
-        let new = NewRun {
-            session: SessionKey::new("t", run_id.as_str()).unwrap(),
-            run_id,
-            spec: Spec::prompt("go"),
-            idempotency: None,
-            expects: Expects::New,
-            not_before: None,
-            priority: 0,
-            claim_for: None,
-        };
-        match self.store.enqueue(new).await.unwrap() {
-            Enqueued::Created(record) => record.run_id,
-            other => panic!("{other:?}"),
-        }
+        let new = first(RunId::generate().as_str());
+        created(self.store.enqueue(new).await.unwrap()).run_id
     }
 
     /// The record once `wanted` holds of it.

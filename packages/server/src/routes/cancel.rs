@@ -14,6 +14,7 @@ use torpor_core::run::Record;
 
 use crate::answer::{self, Shown};
 use crate::problem::Problem;
+use crate::routes::query::run_of;
 use crate::submit::Shared;
 
 /// How long a caller waits for the end of a run that somebody works on. Commands are gone within two seconds.
@@ -21,8 +22,7 @@ const WAIT: Duration = Duration::from_secs(5);
 
 /// 200 with the record once the run has ended, however it did; 202 if that takes longer than a caller should wait.
 pub(crate) async fn cancel(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
-    let id = request.uri().path().strip_prefix("/runs/").and_then(|p| p.strip_suffix("/cancel"));
-    let run = id.and_then(RunId::parse).ok_or_else(Problem::unknown_run)?;
+    let run = run_of(request.uri(), "/cancel")?;
     let record = match shared.app.queue.cancel(&run).await? {
         Cancelled::Unknown => return Err(Problem::unknown_run()),
         Cancelled::Ended(record) => record,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Query, Request, State};
+use axum::extract::{Request, State};
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, Uri, header};
 use serde_json::{Value, json};
@@ -18,10 +18,11 @@ use torpor_core::live::Follower;
 use torpor_core::model::Delta;
 use torpor_core::problem::Code;
 use torpor_core::run::Record;
-use torpor_core::{Position, RunId, store};
+use torpor_core::{Position, store};
 
 use crate::phase::Phase;
 use crate::problem::Problem;
+use crate::routes::query::{parameters, run_of};
 use crate::submit::Shared;
 
 /// Entries read at once; what one follower may hold in memory.
@@ -41,8 +42,7 @@ struct Stream {
 }
 
 pub(crate) async fn events(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
-    let id = request.uri().path().strip_prefix("/runs/").and_then(|p| p.strip_suffix("/events"));
-    let run = id.and_then(RunId::parse).ok_or_else(Problem::unknown_run)?;
+    let run = run_of(request.uri(), "/events")?;
     let after = after(request.uri(), request.headers())?;
     // Following comes before reading, so that no piece falls between the two.
     let live = shared.app.live.follow(&run);
@@ -76,9 +76,7 @@ fn after(uri: &Uri, headers: &HeaderMap) -> Result<Position, Problem> {
     if let Some(last) = headers.get("last-event-id") {
         return read("Last-Event-ID", last.to_str().unwrap_or("not text"));
     }
-    let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri);
-    let pairs = pairs.map_err(|_| Problem::new(Code::RequestInvalid, "The query string cannot be read."))?;
-    match pairs.0.iter().find(|(name, _)| name == "after") {
+    match parameters(uri)?.iter().find(|(name, _)| name == "after") {
         Some((_, value)) => read("after", value),
         None => Ok(Position(0)),
     }

@@ -28,7 +28,7 @@ const DEFAULT_PAGE: usize = 50;
 const MAX_CURSOR: usize = 512;
 
 pub(crate) async fn record(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
-    let id = request.uri().path().strip_prefix("/runs/").and_then(RunId::parse).ok_or_else(Problem::unknown_run)?;
+    let id = run_of(request.uri(), "")?;
     let record = shared.app.runs.get(&id).await?.ok_or_else(Problem::unknown_run)?;
     Ok(answer::json(StatusCode::OK, &Shown::whole(&record)))
 }
@@ -74,7 +74,14 @@ pub(crate) async fn status(State(shared): State<Arc<Shared>>, request: Request) 
     Ok(answer::standing(&record))
 }
 
-fn parameters(uri: &Uri) -> Result<Vec<(String, String)>, Problem> {
+/// The run that a path `/runs/{runId}` with this suffix names. What cannot be an id is unknown like any other.
+pub(crate) fn run_of(uri: &Uri, suffix: &str) -> Result<RunId, Problem> {
+    let id = uri.path().strip_prefix("/runs/").and_then(|rest| rest.strip_suffix(suffix));
+    id.and_then(RunId::parse).ok_or_else(Problem::unknown_run)
+}
+
+/// The parameters of a query string, in order.
+pub(crate) fn parameters(uri: &Uri) -> Result<Vec<(String, String)>, Problem> {
     let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri);
     pairs.map(|Query(p)| p).map_err(|_| Problem::new(Code::RequestInvalid, "The query string cannot be read."))
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use http::{StatusCode, Uri};
 use serde::Serialize;
@@ -17,6 +17,7 @@ use torpor_core::{Position, SessionKey};
 use crate::answer::{self, Shown};
 use crate::problem::Problem;
 use crate::routes::events;
+use crate::routes::query::parameters;
 use crate::submit::Shared;
 
 /// The largest and the usual page of a log, in entries.
@@ -105,10 +106,8 @@ struct Asked {
 
 impl Asked {
     fn read(id: &str, uri: &Uri) -> Result<Self, Problem> {
-        let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri);
-        let pairs = pairs.map_err(|_| Problem::new(Code::RequestInvalid, "The query string cannot be read."))?;
         let (mut tenant, mut after, mut limit) = (DEFAULT_TENANT.to_owned(), Position(0), DEFAULT_PAGE);
-        for (name, value) in pairs.0 {
+        for (name, value) in parameters(uri)? {
             let invalid = |expected: &str| Problem::field(Code::RequestInvalid, &name, expected);
             match name.as_str() {
                 "tenant" => tenant = value,
