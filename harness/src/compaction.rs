@@ -49,7 +49,7 @@ impl Leaf<'_> {
         let (fingerprint, estimate) = (prepared.fingerprint.clone(), prepared.estimate);
         self.writer.stage(Body::SummaryRequested { run: self.run(), fingerprint, estimate });
         self.writer.commit().await?;
-        let answer = match self.call_model(&prepared).await {
+        let answer = match self.call_model(&prepared, None).await {
             Called::Answered(answer, _) => answer,
             Called::TooLong(message) | Called::Failed(message) => return self.no_summary(message).await,
             Called::Interrupted(why) => return Ok(Compacted::Ended(self.interrupted(why).await.map(Some))),

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use torpor_core::entry::Body;
+use torpor_core::id::Position;
+use torpor_core::live::Piece;
 use torpor_core::model::{Message, Prepared, Ref, Request, Retry};
 use torpor_core::outcome::{FailReason, Outcome};
 use torpor_core::{message::Assistant, tool};
@@ -36,9 +38,9 @@ impl Leaf<'_> {
             }
         }
         let (fingerprint, estimate) = (prepared.fingerprint.clone(), prepared.estimate);
-        self.writer.stage(Body::ModelRequested { run: self.run(), fingerprint, estimate });
+        let request = self.writer.stage(Body::ModelRequested { run: self.run(), fingerprint, estimate });
         self.writer.commit().await?;
-        match self.call_model(&prepared).await {
+        match self.call_model(&prepared, Some(request)).await {
             Called::Answered(message, attempts) => {
                 self.writer.stage(Body::ModelAnswered { run: self.run(), message, attempts });
                 Ok(None)
@@ -80,14 +82,19 @@ impl Leaf<'_> {
         self.deps.models.prepare(&request).map_err(|e| e.to_string())
     }
 
-    pub(crate) async fn call_model(&self, prepared: &Prepared) -> Called {
+    /// Calls with retries. Pieces of the answer to the request at `shown` go to live followers.
+    pub(crate) async fn call_model(&self, prepared: &Prepared, shown: Option<Position>) -> Called {
         let policy = self.deps.settings.retry;
         let interrupt = self.interrupt();
         let work = async {
             let mut attempt = 1;
             loop {
                 // Pieces are for live followers; the log gets the whole answer.
-                let mut show = |piece| self.deps.live.publish(&self.lease.record.run_id, piece);
+                let mut show = |delta| {
+                    if let Some(request) = shown {
+                        self.deps.live.publish(&self.lease.record.run_id, Piece { request, attempt, delta });
+                    }
+                };
                 let e = match self.deps.models.send(prepared, &mut show).await {
                     Ok(answer) => return Called::Answered(answer, attempt),
                     Err(e) => e,

@@ -6,28 +6,39 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::broadcast;
 
-use crate::id::RunId;
+use crate::id::{Position, RunId};
 use crate::model::Delta;
 
 /// Pieces that a follower may fall behind before it misses some.
 const BACKLOG: usize = 256;
 
+/// A piece of an answer. It means something only between its request and the whole answer, which is the next entry.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Piece {
+    /// Where the request stands in the log.
+    pub request: Position,
+    /// Which attempt at that request it belongs to, from 1: a further attempt begins the answer anew.
+    pub attempt: u32,
+    /// The piece.
+    pub delta: Delta,
+}
+
 /// Hands pieces from leaves to followers within one process. Cheap to clone; clones are one hub. A run that nobody
 /// follows costs a look into a map per piece.
 #[derive(Debug, Clone, Default)]
-pub struct Hub(Arc<Mutex<HashMap<RunId, broadcast::Sender<Delta>>>>);
+pub struct Hub(Arc<Mutex<HashMap<RunId, broadcast::Sender<Piece>>>>);
 
 /// One follower's view. Dropping it is leaving.
 #[derive(Debug)]
 pub struct Follower {
     hub: Hub,
     run: RunId,
-    pieces: Option<broadcast::Receiver<Delta>>,
+    pieces: Option<broadcast::Receiver<Piece>>,
 }
 
 impl Hub {
     /// Shows a piece to whoever follows the run.
-    pub fn publish(&self, run: &RunId, piece: Delta) {
+    pub fn publish(&self, run: &RunId, piece: Piece) {
         if let Some(followers) = self.lock().get(run) {
             let _ = followers.send(piece); // the last one may have left an instant ago
         }
@@ -40,14 +51,14 @@ impl Hub {
         Follower { hub: self.clone(), run: run.clone(), pieces: Some(pieces) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<RunId, broadcast::Sender<Delta>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<RunId, broadcast::Sender<Piece>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Follower {
     /// The next piece; those that a slow follower missed are left out. Cancellation safe; never ends by itself.
-    pub async fn next(&mut self) -> Delta {
+    pub async fn next(&mut self) -> Piece {
         while let Some(pieces) = &mut self.pieces {
             match pieces.recv().await {
                 Ok(piece) => return piece,
@@ -56,6 +67,20 @@ impl Follower {
             }
         }
         std::future::pending().await
+    }
+}
+
+impl Follower {
+    /// The next piece that has come already.
+    pub fn try_next(&mut self) -> Option<Piece> {
+        let pieces = self.pieces.as_mut()?;
+        loop {
+            match pieces.try_recv() {
+                Ok(piece) => return Some(piece),
+                Err(broadcast::error::TryRecvError::Lagged(_)) => {}
+                Err(_) => return None,
+            }
+        }
     }
 }
 
@@ -73,17 +98,23 @@ impl Drop for Follower {
 mod tests {
     use super::*;
 
+    fn piece(text: &str) -> Piece {
+        Piece { request: Position(2), attempt: 1, delta: Delta::Text(text.into()) }
+    }
+
     #[tokio::test]
     async fn followers_see_what_comes_and_leave_nothing_behind() {
         let (hub, run) = (Hub::default(), RunId::generate());
-        hub.publish(&run, Delta::Text("nobody".into()));
+        hub.publish(&run, piece("nobody"));
         let (mut a, mut b) = (hub.follow(&run), hub.follow(&run));
-        hub.publish(&run, Delta::Text("both".into()));
-        assert_eq!((a.next().await, b.next().await), (Delta::Text("both".into()), Delta::Text("both".into())));
+        assert_eq!(a.try_next(), None);
+        hub.publish(&run, piece("both"));
+        assert_eq!((a.next().await, b.try_next()), (piece("both"), Some(piece("both"))));
         for n in 0..BACKLOG * 2 {
-            hub.publish(&run, Delta::Text(n.to_string()));
+            hub.publish(&run, piece(&n.to_string()));
         }
-        assert_eq!(a.next().await, Delta::Text(BACKLOG.to_string()), "a slow one misses the oldest");
+        assert_eq!(a.next().await, piece(&BACKLOG.to_string()), "a slow one misses the oldest");
+        assert_eq!(b.try_next(), Some(piece(&BACKLOG.to_string())));
         drop((a, b));
         assert!(hub.lock().is_empty());
     }

@@ -62,7 +62,9 @@ async fn a_run_is_followed_live_and_replayed_the_same_from_anywhere() {
     };
     let (live, ()) = tokio::join!(follow(&server, &run, 0, |_| false), release);
     assert_eq!(names(&live), WHOLE);
-    assert!(live.iter().any(|e| e.1 == "delta" && e.2["text"] == json!("done")), "{live:?}");
+    let at = live.iter().position(|e| e.1 == "delta").expect("pieces of the answer");
+    assert_eq!((&live[at].2["text"], &live[at].2["request"]), (&json!("done"), &json!(6)));
+    assert_eq!((live[at - 1].0, live[at + 1].0), (6, 7), "between its request and the whole answer");
     let numbered = |events: &[Event]| events.iter().filter(|e| e.0 > 0).cloned().collect::<Vec<_>>();
     let replayed = follow(&server, &run, 0, |_| false).await;
     assert_eq!(replayed, numbered(&live), "the replay is the same, without the pieces");

@@ -14,7 +14,7 @@ use axum::response::Response;
 use http::{HeaderMap, HeaderValue, Uri, header};
 use serde_json::{Value, json};
 use torpor_core::entry::{Body as EntryBody, Entry};
-use torpor_core::live::Follower;
+use torpor_core::live::{Follower, Piece};
 use torpor_core::model::Delta;
 use torpor_core::problem::Code;
 use torpor_core::run::Record;
@@ -35,6 +35,8 @@ struct Stream {
     shared: Arc<Shared>,
     record: Record,
     live: Follower,
+    /// A piece whose request is still to be shown.
+    early: Option<Piece>,
     /// Everything up to here was sent, or was not asked for; `None` until it is known where the run begins.
     sent: Option<Position>,
     ready: VecDeque<Bytes>,
@@ -52,6 +54,7 @@ pub(crate) async fn events(State(shared): State<Arc<Shared>>, request: Request) 
         shared,
         record,
         live,
+        early: None,
         sent: sent.or_else(|| (after.0 > 0).then_some(after)),
         ready: VecDeque::new(),
         over: false,
@@ -132,10 +135,16 @@ impl Stream {
     }
 
     async fn follow_log(&mut self, sent: Position) -> Result<(), store::Error> {
+        self.show_pieces();
+        if !self.ready.is_empty() {
+            return Ok(());
+        }
         let shared = Arc::clone(&self.shared);
         let app = &shared.app;
         let entries = app.log.read(&self.record.session, sent.next(), PAGE).await?;
         for entry in &entries {
+            // All pieces of an answer came before its entry: what has come and not been shown goes first.
+            self.show_pieces();
             self.sent = Some(entry.position);
             if entry.body.run().is_none_or(|run| *run == self.record.run_id) {
                 self.over |= matches!(entry.body, EntryBody::RunEnded { .. });
@@ -167,9 +176,28 @@ impl Stream {
                     }
                 }
             }
-            piece = self.live.next() => self.ready.push_back(unnumbered(&piece)),
+            piece = self.live.next(), if self.early.is_none() => self.show(piece),
         }
         Ok(())
+    }
+
+    /// Shows what has come. A piece of an answer that is yet to be asked for, as far as this follower knows, waits.
+    fn show_pieces(&mut self) {
+        while let Some(piece) = self.early.take().or_else(|| self.live.try_next()) {
+            self.show(piece);
+            if self.early.is_some() {
+                return;
+            }
+        }
+    }
+
+    fn show(&mut self, piece: Piece) {
+        match self.sent {
+            // Its request is the last entry shown: this is its time.
+            Some(sent) if piece.request == sent => self.ready.push_back(unnumbered(&piece)),
+            Some(sent) if piece.request < sent => {} // the whole answer was shown
+            _ => self.early = Some(piece),
+        }
     }
 
     fn end_without_entry(&mut self) {
@@ -202,11 +230,12 @@ fn numbered(entry: &Entry) -> Bytes {
     frame(Some(entry.position), data["type"].as_str().unwrap_or("entry"), &data)
 }
 
-fn unnumbered(piece: &Delta) -> Bytes {
-    let data = match piece {
-        Delta::Text(text) => json!({"text": text}),
-        Delta::Thinking(thinking) => json!({"thinking": thinking}),
+fn unnumbered(piece: &Piece) -> Bytes {
+    let (kind, text) = match &piece.delta {
+        Delta::Text(text) => ("text", text),
+        Delta::Thinking(thinking) => ("thinking", thinking),
     };
+    let data = json!({"request": piece.request, "attempt": piece.attempt, kind: text});
     frame(None, "delta", &data)
 }
 
