@@ -8,6 +8,7 @@ pub mod clock;
 pub mod entry;
 pub mod envelope;
 pub mod id;
+pub mod key;
 pub mod live;
 pub mod log;
 pub mod message;

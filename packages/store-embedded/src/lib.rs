@@ -11,6 +11,7 @@ mod cancel;
 mod claim;
 mod enqueue;
 mod fault;
+mod keys;
 mod leases;
 mod lock;
 mod readers;
@@ -69,7 +70,8 @@ impl fmt::Debug for Options {
 }
 
 /// The store. Implements [`SessionLog`](torpor_core::log::SessionLog),
-/// [`WorkQueue`](torpor_core::queue::WorkQueue) and [`RunStore`](torpor_core::run::RunStore).
+/// [`WorkQueue`](torpor_core::queue::WorkQueue), [`RunStore`](torpor_core::run::RunStore) and
+/// [`KeyStore`](torpor_core::key::KeyStore).
 ///
 /// Dropping it finishes the commands that were accepted, waits for its threads and releases the folder.
 pub struct Store {

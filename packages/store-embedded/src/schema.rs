@@ -13,6 +13,7 @@
 //! | `run` | the record of a run | `id` ascends with acceptance and starts with the time (`created_ms << 20`), so that "created after" is a range of keys; how it ended is the entry at `ended_position`, kept once; one that ended without an entry could not be read, and its dead letter says why |
 //! | `queue` | a run that has not ended | `state` is `ready`, `delayed` (until `due_ms`), `leased` or `blocked` (behind another run of its session). When a lease ends is kept in memory only: a lease never outlives the process |
 //! | `dead_letter` | a run that was given up | goes with its record |
+//! | `api_key` | an API key without its secret | `tenant` NULL is every tenant; `sha256` is of the whole secret; `meta.keys` rises with every change |
 //! | `log` (view) | `entry` with names instead of numbers | for people |
 
 use std::path::Path;
@@ -24,7 +25,7 @@ use torpor_core::store;
 use crate::fault::{Fault, describe};
 
 /// The layout this build writes and reads. It reads version 1 by bringing it up to date.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 
 /// Statements kept prepared per connection.
 const STATEMENTS: usize = 64;
@@ -111,6 +112,21 @@ CREATE TABLE dead_letter (
     reason TEXT NOT NULL,
     at_ms  INTEGER NOT NULL
 );
+CREATE TABLE api_key (
+    id                TEXT PRIMARY KEY,
+    tenant            TEXT,
+    name              TEXT NOT NULL,
+    scopes            TEXT NOT NULL,
+    rate_per_second   INTEGER,
+    rate_burst        INTEGER,
+    created_ms        INTEGER NOT NULL,
+    expires_ms        INTEGER,
+    revoked_ms        INTEGER,
+    rotated_ms        INTEGER,
+    sha256            TEXT NOT NULL,
+    previous_sha256   TEXT,
+    previous_until_ms INTEGER
+) WITHOUT ROWID;
 CREATE VIEW log AS
     SELECT s.tenant, s.session, e.position, e.epoch,
            strftime('%Y-%m-%dT%H:%M:%fZ', e.at_ms / 1000.0, 'unixepoch') AS at,
@@ -132,6 +148,26 @@ ALTER TABLE run ADD COLUMN cancel INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE run ADD COLUMN log_from INTEGER;
 UPDATE run SET log_from = 1 WHERE started_ms IS NOT NULL;
 UPDATE meta SET value = '3' WHERE name = 'schema';
+";
+
+/// What version 3 lacks.
+const FROM_3: &str = "
+CREATE TABLE api_key (
+    id                TEXT PRIMARY KEY,
+    tenant            TEXT,
+    name              TEXT NOT NULL,
+    scopes            TEXT NOT NULL,
+    rate_per_second   INTEGER,
+    rate_burst        INTEGER,
+    created_ms        INTEGER NOT NULL,
+    expires_ms        INTEGER,
+    revoked_ms        INTEGER,
+    rotated_ms        INTEGER,
+    sha256            TEXT NOT NULL,
+    previous_sha256   TEXT,
+    previous_until_ms INTEGER
+) WITHOUT ROWID;
+UPDATE meta SET value = '4' WHERE name = 'schema';
 ";
 
 /// Opens the writing connection, creates the tables in a new file, brings
@@ -190,8 +226,9 @@ fn prepare_tables(conn: &Connection) -> Result<(), Fault> {
         conn.query_row("SELECT value FROM meta WHERE name = 'schema'", [], |r| r.get(0)).optional()?;
     match found.as_deref().map(str::parse::<u32>) {
         Some(Ok(VERSION)) => Ok(()),
-        Some(Ok(1)) => Ok(conn.execute_batch(&format!("BEGIN IMMEDIATE;{FROM_1}{FROM_2}COMMIT"))?),
-        Some(Ok(2)) => Ok(conn.execute_batch(&format!("BEGIN IMMEDIATE;{FROM_2}COMMIT"))?),
+        Some(Ok(1)) => Ok(conn.execute_batch(&format!("BEGIN IMMEDIATE;{FROM_1}{FROM_2}{FROM_3}COMMIT"))?),
+        Some(Ok(2)) => Ok(conn.execute_batch(&format!("BEGIN IMMEDIATE;{FROM_2}{FROM_3}COMMIT"))?),
+        Some(Ok(3)) => Ok(conn.execute_batch(&format!("BEGIN IMMEDIATE;{FROM_3}COMMIT"))?),
         Some(Ok(newer)) if newer > VERSION => Err(store::Error::Unreadable(format!(
             "its layout has version {newer}, this build reads {VERSION}: upgrade this program first"
         ))

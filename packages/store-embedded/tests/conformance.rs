@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use torpor_store_embedded::{Options, Store};
 use torpor_testkit::clock::ManualClock;
 use torpor_testkit::conformance::Fixture;
+use torpor_testkit::conformance::keys::Keys;
 
 async fn fresh() -> Fixture {
     let dir = tempfile::tempdir().unwrap();
@@ -37,3 +38,11 @@ async fn fresh() -> Fixture {
 }
 
 torpor_testkit::conformance!(fresh);
+
+async fn fresh_keys() -> Keys {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), Options::default()).unwrap();
+    Keys { store: Arc::new(store), keep: Box::new(dir) }
+}
+
+torpor_testkit::key_conformance!(fresh_keys);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::Connection;
+use torpor_core::key::KeyStore as _;
 use torpor_core::log::{AppendError, SessionLog};
 use torpor_core::queue::{Cancelled, Enqueued, Lease, WorkQueue as _};
 use torpor_core::run::RunStore as _;
@@ -188,7 +189,7 @@ async fn an_older_layout_is_upgraded() {
     drop(store);
     database(dir.path())
         .execute_batch(
-            "ALTER TABLE run DROP COLUMN cancel; ALTER TABLE run DROP COLUMN log_from;
+            "DROP TABLE api_key; ALTER TABLE run DROP COLUMN cancel; ALTER TABLE run DROP COLUMN log_from;
              ALTER TABLE session DROP COLUMN first_run;
              ALTER TABLE session DROP COLUMN first_hash;
              ALTER TABLE session DROP COLUMN wishes;
@@ -206,14 +207,19 @@ async fn an_older_layout_is_upgraded() {
 }
 
 #[tokio::test]
-async fn the_layout_before_this_one_is_upgraded() {
-    let dir = tempfile::tempdir().unwrap();
-    drop(open(dir.path()).unwrap());
-    let before = "ALTER TABLE run DROP COLUMN cancel; ALTER TABLE run DROP COLUMN log_from; UPDATE meta SET value = '2' WHERE name = 'schema';";
-    database(dir.path()).execute_batch(before).unwrap();
-    let store = open(dir.path()).unwrap();
-    let run = created(store.enqueue(first("s")).await.unwrap()).run_id;
-    assert!(matches!(store.cancel(&run).await.unwrap(), Cancelled::Ended(_)));
+async fn the_layouts_between_are_upgraded() {
+    let back_to_3 = "DROP TABLE api_key;";
+    let back_to_2 = "ALTER TABLE run DROP COLUMN cancel; ALTER TABLE run DROP COLUMN log_from;";
+    for (version, back) in [(2, format!("{back_to_3}{back_to_2}")), (3, back_to_3.to_owned())] {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open(dir.path()).unwrap());
+        let before = format!("{back} UPDATE meta SET value = '{version}' WHERE name = 'schema';");
+        database(dir.path()).execute_batch(&before).unwrap();
+        let store = open(dir.path()).unwrap();
+        let run = created(store.enqueue(first("s")).await.unwrap()).run_id;
+        assert!(matches!(store.cancel(&run).await.unwrap(), Cancelled::Ended(_)));
+        assert!(store.keys(None).await.unwrap().unwrap().keys.is_empty(), "version {version}");
+    }
 }
 
 #[test]

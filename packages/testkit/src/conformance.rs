@@ -10,6 +10,7 @@
 
 pub mod accept;
 pub mod cancel;
+pub mod keys;
 pub mod log;
 pub mod model;
 pub mod queue;
@@ -291,6 +292,22 @@ macro_rules! sandbox_conformance {
     };
 }
 
+/// The suite of the keys seam: every promise a test. `$fresh` makes fresh [`keys::Keys`].
+#[macro_export]
+macro_rules! key_conformance {
+    ($fresh:path) => {
+        $crate::conformance_cases!($fresh, keys: [
+            keys_come_back_unchanged
+            a_taken_id_is_refused
+            every_change_is_a_new_version
+            rotation_overlaps_with_one_secret_before
+            revoking_is_for_good
+            unknown_keys_are_unknown
+            a_tenant_has_so_many_keys_and_no_more
+        ]);
+    };
+}
+
 /// The suite of the model seam: every promise a test. `$fresh` makes a fresh [`model::Model`].
 #[macro_export]
 macro_rules! model_conformance {
@@ -335,6 +352,7 @@ mod tests {
             ("runs", include_str!("conformance/runs.rs")),
             ("sandbox", include_str!("conformance/sandbox.rs")),
             ("model", include_str!("conformance/model.rs")),
+            ("keys", include_str!("conformance/keys.rs")),
         ] {
             let list = this.split(&format!("{suite}: [")).nth(1).and_then(|s| s.split(']').next()).unwrap();
             let listed: Vec<&str> = list.split_whitespace().collect();
