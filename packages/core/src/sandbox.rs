@@ -74,6 +74,18 @@ pub enum Error {
     Refused(String),
 }
 
+/// What [`SandboxTransport::forget`] removed: this call, not those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Forgotten {
+    /// Calls that the hands remembered, those that were ended for it included.
+    pub calls: u64,
+    /// Whether there was a workspace that the hands had made.
+    pub workspace: bool,
+    /// Files and folders below the workspace and its temporary folders, and stored outputs.
+    pub files: u64,
+}
+
 /// Finds or starts hands.
 #[async_trait]
 pub trait SandboxTransport: Send + Sync + 'static {
@@ -85,6 +97,25 @@ pub trait SandboxTransport: Send + Sync + 'static {
 
     /// Attaches to the hands and raises their fence for the session to `epoch`, durably, before it returns.
     async fn open(&self, open: Open) -> Result<Arc<dyn Sandbox>, Error>;
+
+    /// Has the hands forget a session. `epoch` must lie above every earlier owner's: it becomes the session's fence,
+    /// durably, before anything else happens, so that a brain that was only asleep can start nothing afterwards.
+    ///
+    /// Promises, when this returns:
+    /// - Nothing of the session runs any more; whoever waited for a call was told that it was ended, or is fenced.
+    /// - The workspace that the hands made for it is gone, and so are stored outputs and all that was remembered of its
+    ///   calls. A folder that the session was *given* ([`Open::workspace`]) keeps everything.
+    /// - Call ids of the session are unknown again: a later session of this name meets no old result. The fence stays,
+    ///   so the later one needs an epoch that is not below `epoch`.
+    ///
+    /// Idempotent, and to be repeated after an error: hands that die in the middle have raised the fence or done
+    /// nothing, and the repetition removes what is left. A session that was never opened is only fenced. Dropping the
+    /// future may leave it done, under way or not begun.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] when the session has a newer owner: nothing was removed. [`Error::Busy`] and [`Error::None`]:
+    /// ask again later.
+    async fn forget(&self, session: &SessionKey, epoch: Epoch) -> Result<Forgotten, Error>;
 
     /// Whether hands can be had now, for readiness and `doctor`: a line that describes them.
     async fn probe(&self) -> Result<String, Error>;

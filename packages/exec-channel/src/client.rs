@@ -13,13 +13,13 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
-use torpor_core::sandbox::Identity;
+use torpor_core::sandbox::{Forgotten, Identity};
 use torpor_core::{CallId, Epoch};
 
 use crate::connection::{Connection, Replies};
 use crate::exec::{Exec, Request};
 use crate::frame::{Frame, Kind};
-use crate::message::{About, Attach, Call, Code, Ended, Hands, Open, Opened, Refused, State, from_frame};
+use crate::message::{About, Attach, Call, Code, Ended, Forget, Hands, Open, Opened, Refused, State, from_frame};
 
 /// First pause between two attempts to dial; doubled up to [`LAST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -141,6 +141,14 @@ impl Client {
         let incarnation = connection.hands().incarnation.clone();
         let identity = Identity { name: self.options.name.clone(), incarnation };
         Ok(Session { client: self.clone(), open: Arc::new(open), identity, workdir: opened.workdir })
+    }
+
+    /// Has the hands forget a session: see [`SandboxTransport::forget`](torpor_core::sandbox::SandboxTransport::forget).
+    ///
+    /// # Errors
+    /// [`Error::Fenced`], or when the hands cannot, or cannot be reached.
+    pub async fn forget(&self, forget: Forget) -> Result<Forgotten, Error> {
+        Ok(self.ask(Kind::Forget, &forget, Kind::Forgotten, forget.epoch).await?.1)
     }
 
     /// The connection; tries for one where there is none. All who ask meanwhile share one attempt and what comes of

@@ -227,7 +227,10 @@ impl Replies {
     /// The next frame; `None`: the connection broke. Cancellation safe.
     pub(crate) async fn next(&mut self) -> Option<Frame> {
         let frame = self.frames.recv().await?;
-        self.over |= matches!(frame.kind, Kind::Ended | Kind::Refused | Kind::Opened | Kind::State | Kind::Done);
+        self.over |= matches!(
+            frame.kind,
+            Kind::Ended | Kind::Refused | Kind::Opened | Kind::State | Kind::Done | Kind::Forgotten
+        );
         Some(frame)
     }
 

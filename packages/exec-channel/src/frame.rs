@@ -59,11 +59,15 @@ pub enum Kind {
     Ping = 19,
     /// Yes. Empty.
     Pong = 20,
+    /// Ends a session and removes what is kept of it. JSON.
+    Forget = 21,
+    /// Answer to `Forget`. JSON.
+    Forgotten = 22,
 }
 
 impl Kind {
     /// Every kind, in wire order.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::Hello,
         Self::Open,
         Self::Opened,
@@ -84,6 +88,8 @@ impl Kind {
         Self::Credit,
         Self::Ping,
         Self::Pong,
+        Self::Forget,
+        Self::Forgotten,
     ];
 
     fn from_wire(n: u8) -> Option<Self> {
@@ -109,7 +115,7 @@ pub enum Malformed {
     #[error("frame length {0} is outside {COUNTED}..={max}", max = MAX_PAYLOAD + COUNTED)]
     Length(usize),
     /// A number that names no kind.
-    #[error("frame kind {0} is unknown (this side knows 1..=20)")]
+    #[error("frame kind {0} is unknown (this side knows 1..={max})", max = Kind::ALL.len())]
     Kind(u8),
     /// A payload that is too short for its kind.
     #[error("payload of a {kind:?} frame has {got} bytes, expected at least {want}")]
@@ -276,7 +282,7 @@ mod tests {
             (length(4), Malformed::Length(4)),
             (length(u32::MAX), Malformed::Length(u32::MAX as usize)),
             (kind(0), Malformed::Kind(0)),
-            (kind(21), Malformed::Kind(21)),
+            (kind(23), Malformed::Kind(23)),
         ] {
             assert_eq!(Frame::decode(&mut BytesMut::from(&bytes[..])), Err(want));
         }

@@ -12,7 +12,7 @@ use torpor_core::{CallId, Epoch};
 use crate::frame::{Frame, Kind};
 
 /// Version of frames and messages together. A peer with another one is refused by name.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// First frame in both directions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,6 +126,16 @@ pub struct About {
     /// Which call.
     pub id: CallId,
     /// The caller's epoch.
+    pub epoch: Epoch,
+}
+
+/// Ends a session and removes what is kept of it. The answer is [`torpor_core::sandbox::Forgotten`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Forget {
+    /// The session's digest.
+    pub session: String,
+    /// The fence from now on: above every earlier owner's epoch.
     pub epoch: Epoch,
 }
 

@@ -97,7 +97,7 @@ async fn another_protocol_is_refused_by_name_on_either_side() {
         let hello = Hello { protocol: 99, program: "other 9.9".into(), settings: None, hands: None };
         says_so.send(to_frame(Kind::Hello, 0, &hello)).await;
     });
-    assert_eq!(first.unwrap_err().to_string(), "other 9.9 speaks exec channel 99, this side speaks 1");
+    assert_eq!(first.unwrap_err().to_string(), "other 9.9 speaks exec channel 99, this side speaks 2");
     let (second, ()) = tokio::join!(client.hands(), async {
         refuses.next().await;
         let refused = Refused { code: Code::Version, message: "too old".into(), current: None };

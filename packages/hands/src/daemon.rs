@@ -7,6 +7,7 @@ mod bash;
 mod call;
 mod connection;
 mod outputs;
+mod remove;
 mod session;
 mod sessions;
 

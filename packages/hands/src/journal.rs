@@ -8,11 +8,13 @@
 //! the call is lost, which is what everybody is told then, and is not run again. So a crash can tear only what follows
 //! the last synced record: loading drops a broken end, and refuses a file that is broken before that.
 
+mod rewrite;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -55,6 +57,12 @@ pub(crate) enum Record {
     /// A call that nobody has asked for yet is not to be run.
     Cancelled {
         /// Its position.
+        position: u64,
+    },
+    /// Calls up to here may have been left out of the journal: one that is not in it is not known any more, and not to
+    /// be run.
+    Floor {
+        /// The last position of which that is so.
         position: u64,
     },
     /// A call is over.
@@ -120,13 +128,17 @@ pub(crate) struct Past {
     pub(crate) fence: Epoch,
     /// Calls by position.
     pub(crate) calls: HashMap<u64, Known>,
+    /// Calls up to this position may have been left out.
+    pub(crate) floor: u64,
 }
 
 /// An open journal.
 #[derive(Debug, Clone)]
 pub(crate) struct Journal {
+    path: Arc<PathBuf>,
     file: Arc<File>,
     len: u64,
+    compact_at: u64,
 }
 
 impl Journal {
@@ -154,7 +166,8 @@ impl Journal {
             file.set_len(len)?;
             file.sync_all()?;
         }
-        Ok((Self { file: Arc::new(file), len }, past))
+        let path = Arc::new(path.to_owned());
+        Ok((Self { path, file: Arc::new(file), len, compact_at: rewrite::COMPACT_AT.max(2 * len) }, past))
     }
 
     /// Appends a record, and syncs it unless it is an `Ended`. When this fails, nothing was appended: the next append takes its place.
@@ -238,6 +251,7 @@ fn replay(bytes: &[u8]) -> Result<(Past, u64), usize> {
             Record::Cancelled { position } => {
                 past.calls.insert(position, Known::Cancelled);
             }
+            Record::Floor { position } => past.floor = past.floor.max(position),
             Record::Ended { position, .. } => {
                 let Some(known) = past.calls.get_mut(&position) else { return Err(at) };
                 let Some(digest) = known.digest() else { return Err(at) };

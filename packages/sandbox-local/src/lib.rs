@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use torpor_core::SessionKey;
-use torpor_core::sandbox::{Error, Open, Sandbox, SandboxTransport};
+
+use torpor_core::sandbox::{Error, Forgotten, Open, Sandbox, SandboxTransport};
+use torpor_core::{Epoch, SessionKey};
 use torpor_exec_channel::{Client, Options, Session, Source, message};
 use torpor_hands::{Level, Settings};
 
@@ -153,6 +154,11 @@ impl SandboxTransport for Local {
 
     async fn open(&self, open: Open) -> Result<Arc<dyn Sandbox>, Error> {
         Ok(Arc::new(self.open_session(open).await?))
+    }
+
+    async fn forget(&self, session: &SessionKey, epoch: Epoch) -> Result<Forgotten, Error> {
+        let session = session.digest();
+        Ok(self.client.forget(message::Forget { session, epoch }).await?)
     }
 
     async fn probe(&self) -> Result<String, Error> {

@@ -288,6 +288,10 @@ macro_rules! sandbox_conformance {
             a_lower_epoch_is_refused
             the_fence_outlives_the_hands
             the_working_directory_does_not_change
+            a_forgotten_session_is_unknown_and_fenced
+            forgetting_ends_what_runs
+            forgetting_is_repeated_without_harm
+            forgetting_needs_an_epoch_that_is_not_fenced
         ]);
     };
 }

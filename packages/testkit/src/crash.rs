@@ -10,11 +10,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 use torpor_core::entry::Entry;
-use torpor_core::id::{CallId, Position, SessionKey};
+use torpor_core::id::{CallId, Epoch, Position, SessionKey};
 use torpor_core::log::{Append, AppendError, Opened, SessionLog};
 use torpor_core::message::Assistant;
 use torpor_core::model::{self, Delta, ModelClient, Prepared, Request};
-use torpor_core::sandbox::{self, Call, Ended, Identity, Open, Sandbox, SandboxTransport};
+use torpor_core::sandbox::{self, Call, Ended, Forgotten, Identity, Open, Sandbox, SandboxTransport};
 use torpor_core::store;
 
 /// Counts steps and dies at a chosen one.
@@ -119,6 +119,10 @@ impl SandboxTransport for Fused<dyn SandboxTransport> {
     async fn open(&self, open: Open) -> Result<Arc<dyn Sandbox>, sandbox::Error> {
         let inner = self.fuse.around(self.inner.open(open)).await?;
         Ok(Arc::new(FusedHands { inner, fuse: self.fuse.clone() }))
+    }
+
+    async fn forget(&self, session: &SessionKey, epoch: Epoch) -> Result<Forgotten, sandbox::Error> {
+        self.fuse.around(self.inner.forget(session, epoch)).await
     }
 
     async fn probe(&self) -> Result<String, sandbox::Error> {

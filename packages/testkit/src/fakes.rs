@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use torpor_core::id::{CallId, Epoch, SessionKey};
 use torpor_core::message::{Assistant, Block, StopReason, ToolResult, Usage};
 use torpor_core::model::{self, Delta, Message, ModelClient, Prepared, Request};
-use torpor_core::sandbox::{self, Call, Ended, Identity, Open, Sandbox, SandboxTransport};
+use torpor_core::sandbox::{self, Call, Ended, Forgotten, Identity, Open, Sandbox, SandboxTransport};
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
@@ -218,6 +218,25 @@ impl SandboxTransport for FakeSandbox {
         *fence = open.epoch;
         drop(s);
         Ok(Arc::new(Attached { identity: self.0.identity(), hands: self.0.clone(), epoch: open.epoch }))
+    }
+
+    async fn forget(&self, session: &SessionKey, epoch: Epoch) -> Result<Forgotten, sandbox::Error> {
+        let mut s = lock(&self.0.state);
+        if let Some(why) = &s.absent {
+            return Err(sandbox::Error::None(why.clone()));
+        }
+        let session = session.digest();
+        let fence = s.fences.entry(session.clone()).or_default();
+        if epoch < *fence {
+            return Err(sandbox::Error::Fenced { mine: epoch, current: *fence });
+        }
+        *fence = epoch;
+        let before = s.calls.len();
+        s.calls.retain(|id, _| id.session != session);
+        let calls = (before - s.calls.len()) as u64;
+        drop(s);
+        self.0.changed.notify_waiters();
+        Ok(Forgotten { calls, ..Forgotten::default() })
     }
 
     async fn probe(&self) -> Result<String, sandbox::Error> {

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use torpor_exec_channel::MAX_STREAMS;
 use torpor_exec_channel::frame::{Frame, Kind, MAX_DATA, STDIN_WINDOW};
 use torpor_exec_channel::message::{
-    About, Attach, Call as Request, Code, Ended, Hello, Open, PROTOCOL, Refused, Watch, from_frame, to_frame,
+    About, Attach, Call as Request, Code, Ended, Forget, Hello, Open, PROTOCOL, Refused, Watch, from_frame, to_frame,
 };
 use torpor_exec_channel::wire::{Reader, Writer};
 
@@ -118,7 +118,9 @@ impl Connection {
                 Err(_) => return Ok(()), // the brain is gone
             };
             match frame.kind {
-                Kind::Open | Kind::Call | Kind::Attach | Kind::Status | Kind::Cancel => self.request(frame)?,
+                Kind::Open | Kind::Call | Kind::Attach | Kind::Status | Kind::Cancel | Kind::Forget => {
+                    self.request(frame)?
+                }
                 Kind::Credit => {
                     let n = frame.read_credit().map_err(|e| e.to_string())? as usize;
                     if let Some(slot) = lock(&self.slots).get(&frame.stream) {
@@ -327,6 +329,11 @@ async fn decide(sessions: &Sessions, frame: &Frame, stream: u32, input: Input) -
             let session = sessions.get(&about.id.session).await?;
             let state = session.status(about.epoch, about.id.position.0).await?;
             Ok(Decided::Answer(to_frame(Kind::State, stream, &state)))
+        }
+        Kind::Forget => {
+            let forget: Forget = from_frame(frame).map_err(bad)?;
+            let forgotten = sessions.get(&forget.session).await?.forget(forget.epoch).await?;
+            Ok(Decided::Answer(to_frame(Kind::Forgotten, stream, &forgotten)))
         }
         _ => {
             let about: About = from_frame(frame).map_err(bad)?;

@@ -3,6 +3,8 @@
 //! Owns: the promise that a call id runs at most once. Everything that decides about a call happens under one lock, and
 //! whatever it decides is in the journal before anybody acts on it. Must not know: connections, or how a call runs.
 
+mod forget;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io;
@@ -23,6 +25,7 @@ use super::make_folders;
 use super::outputs::Outputs;
 use super::sessions::{MAX_RUNNING_OF_SESSION, Shared};
 use crate::domain::Domain;
+use crate::domain::handle::Gone;
 use crate::domain::protocol::Setup;
 use crate::journal::{Journal, Known, Past, Record};
 
@@ -42,8 +45,10 @@ struct Inner {
     opened: Option<Option<PathBuf>>, // a workspace of its own, or that one
     fence: Epoch,
     past: HashMap<u64, Known>,
+    floor: u64, // the journal has left out calls up to here
     live: HashMap<u64, Arc<Call>>,
     domain: Option<Arc<Domain>>,
+    domains: Vec<Gone>, // those that may still be about to end, too
 }
 
 /// See the module's page.
@@ -82,9 +87,18 @@ impl Session {
         });
         let loaded = loaded.await.map_err(io::Error::other).and_then(|r| r);
         let (journal, past) = loaded.map_err(failed("read the session's journal"))?;
-        let Past { opened, fence, calls } = past;
+        let Past { opened, fence, calls, floor } = past;
         let opened = opened.map(|w| w.map(PathBuf::from));
-        let inner = Inner { journal, opened, fence, past: calls, live: HashMap::new(), domain: None };
+        let inner = Inner {
+            journal,
+            opened,
+            fence,
+            past: calls,
+            floor,
+            live: HashMap::new(),
+            domain: None,
+            domains: Vec::new(),
+        };
         let (used, outputs) = (Plain::new(Instant::now()), Outputs::new(&dir, shared.level));
         let turns = Semaphore::new(MAX_RUNNING_OF_SESSION);
         Ok(Arc::new(Self { shared, dir, inner: Mutex::new(inner), used, outputs, turns, running }))
@@ -146,6 +160,10 @@ impl Session {
             return Err(refuse(Code::NotOpen, format!("session {} was not opened here", request.id.session)));
         }
         if call::has_effects(&request.tool) {
+            if position <= inner.floor {
+                return Ok(Attached::Over(Box::new(lost(left_out(position)))));
+            }
+            self.compact(&mut inner).await;
             let accepted = Record::Accepted {
                 position,
                 epoch: request.epoch,
@@ -172,8 +190,13 @@ impl Session {
     pub(super) async fn attach(&self, epoch: Epoch, position: u64) -> Result<Attached, Refused> {
         let mut inner = self.lock().await;
         self.raise(&mut inner, epoch).await?;
-        let found = self.find(&inner, position)?;
-        found.ok_or_else(|| refuse(Code::UnknownCall, format!("call {position} is not known here")))
+        if let Some(found) = self.find(&inner, position)? {
+            return Ok(found);
+        }
+        if position <= inner.floor {
+            return Ok(Attached::Over(Box::new(lost(left_out(position)))));
+        }
+        Err(refuse(Code::UnknownCall, format!("call {position} is not known here")))
     }
 
     /// What is known of a call.
@@ -184,6 +207,7 @@ impl Session {
             return Ok(State::Running);
         }
         Ok(match inner.past.get(&position) {
+            None if position <= inner.floor => State::Lost,
             None => State::Unknown,
             Some(Known::Ended { .. } | Known::Cancelled) => State::Ended,
             Some(Known::Open { .. }) => State::Lost,
@@ -225,6 +249,17 @@ impl Session {
             inner.fence = epoch;
         }
         Ok(())
+    }
+
+    /// Leaves the oldest calls out of a journal that has grown.
+    async fn compact(&self, inner: &mut Inner) {
+        if !inner.journal.has_grown() {
+            return;
+        }
+        match inner.journal.compact(inner.live.keys().copied().collect()).await {
+            Ok(past) => (inner.past, inner.floor) = (past.calls, past.floor),
+            Err(e) => eprintln!("torpor-hands: journal: it could not be compacted: {e}"), // it goes on growing
+        }
     }
 
     fn find(&self, inner: &Inner, position: u64) -> Result<Option<Attached>, Refused> {
@@ -272,6 +307,8 @@ impl Session {
         let setup = self.setup(&inner).map_err(|r| r.message)?;
         make_folders(&setup).map_err(|e| format!("the session's folders could not be made: {e}"))?;
         let domain = Arc::new(Domain::start(setup).await?);
+        inner.domains.retain(|d| !d.has_come());
+        inner.domains.push(domain.gone());
         inner.domain = Some(domain.clone());
         Ok(domain)
     }
@@ -378,6 +415,12 @@ impl Session {
         }
         self.lock().await.domain = None;
     }
+}
+
+fn left_out(position: u64) -> String {
+    format!(
+        "the hands remember only the newest calls of a session; what became of call {position} is not known any more"
+    )
 }
 
 fn lost(why: String) -> Ended {

@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, Command};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::timeout;
 
 use super::protocol::{FromDomain, Job, Report, Setup, ToDomain, memory, read_report, receive, send};
@@ -40,6 +40,7 @@ pub(crate) struct Domain {
     next: AtomicU64,
     serving: tokio::task::AbortHandle,
     stop: Arc<Notify>,
+    gone: watch::Receiver<()>, // closed then
 }
 
 /// A worker under way.
@@ -47,6 +48,22 @@ pub(crate) struct Running {
     call: u64,
     report: OwnedFd,
     ended: oneshot::Receiver<()>,
+}
+
+/// The end of a domain.
+#[derive(Clone)]
+pub(crate) struct Gone(watch::Receiver<()>);
+
+impl Gone {
+    /// Waits for it. Cancellation safe.
+    pub(crate) async fn wait(&mut self) {
+        while self.0.changed().await.is_ok() {}
+    }
+
+    /// Whether it has come.
+    pub(crate) fn has_come(&self) -> bool {
+        self.0.has_changed().is_err()
+    }
 }
 
 impl Running {
@@ -98,8 +115,13 @@ impl Domain {
         let (socket, waiting) = (Arc::new(socket), Arc::<Mutex<Waiting>>::default());
         let serving = tokio::spawn(serve(socket.clone(), waiting.clone())).abort_handle();
         let stop = Arc::<Notify>::default();
-        tokio::spawn(collect(child, stop.clone()));
-        Ok(Self { socket, waiting, next: AtomicU64::new(1), serving, stop })
+        let (alive, gone) = watch::channel(());
+        let collected = collect(child, stop.clone());
+        tokio::spawn(async move {
+            let _alive = alive;
+            collected.await;
+        });
+        Ok(Self { socket, waiting, next: AtomicU64::new(1), serving, stop, gone })
     }
 
     /// Whether it is gone.
@@ -142,6 +164,11 @@ impl Domain {
     /// Ends everything inside, at once. Calls under way learn that they are gone.
     pub(crate) fn end(&self) {
         self.stop.notify_one();
+    }
+
+    /// Tells when nothing inside runs any more, also once this is dropped.
+    pub(crate) fn gone(&self) -> Gone {
+        Gone(self.gone.clone())
     }
 
     /// How many processes there are inside, apart from its own; `None` if it does not answer.

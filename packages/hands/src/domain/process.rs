@@ -56,31 +56,37 @@ fn outer() -> io::Result<()> {
         }
     })?;
     drop(control);
-    loop {
-        let ended = match sys::wait_signal(&[libc::SIGCHLD, libc::SIGTERM])? {
-            libc::SIGTERM => true,
-            _ => loop {
-                match sys::reap()? {
-                    sys::Reaped::Child(pid, _) if pid == child => break true,
-                    sys::Reaped::Child(..) => {}
-                    sys::Reaped::NoneYet => break false,
-                    sys::Reaped::NoChildren => break true,
-                }
-            },
-        };
-        if ended {
-            break;
-        }
+    let mut gone = false;
+    while !gone && sys::wait_signal(&[libc::SIGCHLD, libc::SIGTERM])? == libc::SIGCHLD {
+        gone = is_gone(child)?;
     }
-    if let Some(child) = Pid::from_raw(child) {
+    if let Some(child) = Pid::from_raw(child).filter(|_| !gone) {
         let _ = kill_process(child, Signal::KILL); // with it goes its whole process namespace, if it has one
     }
     match setup.level {
-        Level::Full => {}
+        // Once it can be collected, nobody is left in its namespace.
+        Level::Full => {
+            while !gone {
+                sys::wait_signal(&[libc::SIGCHLD])?;
+                gone = is_gone(child)?;
+            }
+        }
         Level::Reduced => end_everybody(),
         Level::Unconfined => drop(tree::kill_descendants(std::process::id().cast_signed())),
     }
     Ok(())
+}
+
+/// Collects who has ended; whether the inner process, `child`, is among them.
+fn is_gone(child: i32) -> io::Result<bool> {
+    loop {
+        match sys::reap()? {
+            sys::Reaped::Child(pid, _) if pid == child => return Ok(true),
+            sys::Reaped::Child(..) => {}
+            sys::Reaped::NoneYet => return Ok(false),
+            sys::Reaped::NoChildren => return Ok(true),
+        }
+    }
 }
 
 /// What the inner process leaves behind comes to this one, and signals stay below it.

@@ -5,5 +5,6 @@ mod breakout;
 mod calls;
 mod ends;
 mod fence;
+mod forget;
 mod output;
 mod support;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::future::{BoxFuture, join_all};
 use serde_json::Value;
 use torpor_core::id::{CallId, Epoch, Position};
-use torpor_core::sandbox::{Call, Ended, Error, Open, Sandbox, SandboxTransport};
+use torpor_core::sandbox::{Call, Ended, Error, Forgotten, Open, Sandbox, SandboxTransport};
 
 use super::soon;
 use crate::sample::key;
@@ -44,6 +44,10 @@ impl Hands {
     async fn try_open(&self, epoch: u64) -> Result<Arc<dyn Sandbox>, Error> {
         let open = Open { session: key("s"), epoch: Epoch(epoch), workspace: self.workspace.clone() };
         soon(self.transport.open(open)).await
+    }
+
+    async fn forget(&self, epoch: u64) -> Result<Forgotten, Error> {
+        soon(self.transport.forget(&key("s"), Epoch(epoch))).await
     }
 
     async fn marks_reach(&self, want: usize) {
@@ -181,4 +185,57 @@ pub async fn the_working_directory_does_not_change(h: Hands) {
     h.open(1).await;
     assert_eq!(h.transport.workdir(&key("s"), h.workspace.as_deref()).unwrap(), before);
     assert!(!soon(h.transport.probe()).await.unwrap().is_empty());
+}
+
+/// A later session of the same name meets no old result; an owner from before can do nothing, with other hands neither.
+pub async fn a_forgotten_session_is_unknown_and_fenced(h: Hands) {
+    let old = h.open(1).await;
+    result(soon(old.call(call(1, &*old, &h.mark))).await);
+    assert_eq!(h.forget(5).await.unwrap().calls, 1);
+    assert_eq!((h.marks)(), 1, "what was made in a folder of the user's stays");
+    for _ in 0..2 {
+        let refused = soon(old.call(call(2, &*old, &h.mark))).await;
+        assert!(matches!(refused, Err(Error::Fenced { .. })), "{refused:?}");
+        assert!(matches!(h.try_open(4).await.map(|_| ()), Err(Error::Fenced { .. })));
+        (h.kill)().await;
+    }
+    let later = h.open(5).await;
+    result(soon(later.call(call(1, &*later, &h.mark))).await);
+    assert_eq!((h.marks)(), 2, "the same position is another call now");
+}
+
+/// Whoever waits for a call of a forgotten session waits no longer, and the call does not run again.
+pub async fn forgetting_ends_what_runs(h: Hands) {
+    let old = h.open(1).await;
+    let forget = async {
+        h.marks_reach(1).await;
+        h.forget(2).await
+    };
+    let (ended, forgotten) = soon(async { tokio::join!(old.call(call(1, &*old, &h.linger)), forget) }).await;
+    assert_eq!(forgotten.unwrap().calls, 1);
+    match ended {
+        Ok(Ended::Finished(result)) => assert!(result.is_error, "{result:?}"),
+        other => assert!(matches!(other, Ok(Ended::Lost(_)) | Err(Error::Fenced { .. })), "{other:?}"),
+    }
+    assert_eq!((h.marks)(), 1);
+}
+
+/// Again, or for a session that never was: nothing is there to be removed, and that is fine.
+pub async fn forgetting_is_repeated_without_harm(h: Hands) {
+    assert_eq!(h.forget(3).await.unwrap(), Forgotten::default());
+    let hands = h.open(3).await;
+    result(soon(hands.call(call(1, &*hands, &h.mark))).await);
+    assert_eq!(h.forget(4).await.unwrap().calls, 1);
+    (h.kill)().await;
+    assert_eq!(h.forget(4).await.unwrap(), Forgotten::default());
+}
+
+/// An owner that was overtaken removes nothing.
+pub async fn forgetting_needs_an_epoch_that_is_not_fenced(h: Hands) {
+    let hands = h.open(4).await;
+    let first = result(soon(hands.call(call(1, &*hands, &h.mark))).await);
+    let refused = h.forget(3).await;
+    assert!(matches!(refused, Err(Error::Fenced { .. })), "{refused:?}");
+    assert_eq!(result(soon(hands.call(call(1, &*hands, &h.mark))).await), first);
+    assert_eq!((h.marks)(), 1);
 }
