@@ -99,6 +99,7 @@ pub trait SessionLog: Send + Sync + 'static {
     async fn wait_beyond(&self, session: &SessionKey, after: Position, max: Duration)
     -> Result<Position, store::Error>;
 
-    /// Up to `limit` entries from `from` on, in order.
+    /// Up to `limit` entries from `from` on, in order. Fewer when they are large, so that a page is never much more than
+    /// the largest of its entries; none only where there is none.
     async fn read(&self, session: &SessionKey, from: Position, limit: usize) -> Result<Vec<Entry>, store::Error>;
 }

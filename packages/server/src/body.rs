@@ -12,6 +12,7 @@ use tokio::sync::SemaphorePermit;
 use torpor_core::problem::Code;
 
 use crate::config::Config;
+use crate::json;
 use crate::phase::Phase;
 use crate::problem::Problem;
 use crate::submit::Shared;
@@ -48,7 +49,7 @@ pub(crate) async fn json(mut body: Body, shared: &Shared) -> Result<Value, Probl
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(Problem::new(Code::InvalidJson, "The body is empty; a JSON object was expected."));
     }
-    serde_json::from_slice(&bytes).map_err(|e| Problem::new(Code::InvalidJson, format!("The body is not JSON: {e}.")))
+    json::parse(&bytes).map_err(|e| Problem::new(Code::InvalidJson, format!("The body cannot be read as JSON: {e}.")))
 }
 
 /// Reads a whole body. One that is not small takes a turn first, and is not read on until it has one.

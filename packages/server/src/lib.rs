@@ -12,6 +12,7 @@ mod body;
 mod config;
 mod connection;
 mod headers;
+mod json;
 mod layer;
 mod phase;
 mod problem;

@@ -16,6 +16,10 @@ pub(crate) const MAX_APPEND_BYTES: usize = 256 * 1024 * 1024;
 /// Most entries that one read answers.
 const MAX_READ: usize = 10_000;
 
+/// Bytes of entries after which a read ends; it always holds one entry, however large. With few reading threads this
+/// bounds what readers take, whoever asks.
+const MAX_READ_BYTES: usize = 1 << 20;
+
 /// An append with its bodies in their stored form.
 pub(crate) struct Encoded {
     append: Append,
@@ -177,7 +181,7 @@ pub(crate) fn open(conn: &Connection, key: &SessionKey) -> Result<Option<Opened>
     let Some(session) = session(conn, key)? else { return Ok(None) };
     let Session { id, head, epoch, resume_from, .. } = session;
     // Entries are never changed, so the head read first bounds a tail that is consistent with it.
-    let tail = entries(conn, id, resume_from, head, usize::MAX)?;
+    let tail = entries(conn, id, resume_from, head, (usize::MAX, usize::MAX))?;
     Ok(Some(Opened { head: Head { position: head, epoch, resume_from }, tail }))
 }
 
@@ -186,28 +190,40 @@ pub(crate) fn head(conn: &Connection, key: &SessionKey) -> Result<Position, Faul
     Ok(session(conn, key)?.map_or(Position(0), |s| s.head))
 }
 
-/// Up to `limit` entries from `from` on.
+/// Up to `limit` entries from `from` on, fewer when they are large.
 pub(crate) fn read(conn: &Connection, key: &SessionKey, from: Position, limit: usize) -> Result<Vec<Entry>, Fault> {
     match session(conn, key)? {
-        Some(session) => entries(conn, session.id, from, session.head, limit.min(MAX_READ)),
+        Some(session) => entries(conn, session.id, from, session.head, (limit.min(MAX_READ), MAX_READ_BYTES)),
         None => Ok(Vec::new()),
     }
 }
 
-fn entries(conn: &Connection, session: i64, from: Position, to: Position, limit: usize) -> Result<Vec<Entry>, Fault> {
+/// Entries in order, up to so many and until they are so many bytes.
+fn entries(
+    conn: &Connection,
+    session: i64,
+    from: Position,
+    to: Position,
+    (limit, bytes): (usize, usize),
+) -> Result<Vec<Entry>, Fault> {
     let mut query = conn.prepare_cached(
         "SELECT position, at_ms, epoch, schema, body FROM entry \
          WHERE session = ?1 AND position BETWEEN ?2 AND ?3 ORDER BY position LIMIT ?4",
     )?;
     let mut rows = query.query(params![session, sql(from.0), sql(to.0), sql(limit as u64)])?;
-    let mut found = Vec::new();
+    let (mut found, mut taken) = (Vec::new(), 0_usize);
     while let Some(row) = rows.next()? {
+        let body = text(row, 4)?;
+        taken = taken.saturating_add(body.len());
         found.push(Entry {
             position: Position(number(row, 0)?),
             at: Timestamp(number(row, 1)?),
             epoch: Epoch(number(row, 2)?),
-            body: entry::decode(row.get(3)?, text(row, 4)?)?,
+            body: entry::decode(row.get(3)?, body)?,
         });
+        if taken >= bytes {
+            break;
+        }
     }
     Ok(found)
 }

@@ -196,6 +196,7 @@ macro_rules! conformance {
             only_submitted_sessions_exist
             bodies_come_back_unchanged
             reads_are_paged
+            reads_of_large_entries_are_short
             another_epoch_is_fenced_and_changes_nothing
             appending_to_no_session_is_fenced
             a_repeated_append_is_stored_once

@@ -175,7 +175,11 @@ impl Config {
             max_attempts: u32::try_from(r.number("TORPOR_MAX_ATTEMPTS", 1, 100)).unwrap_or(1),
             drain: r.seconds("TORPOR_DRAIN_SECONDS", 0, 3600),
         };
+        let patience = r.seconds("TORPOR_CLIENT_SECONDS", 1, 3600);
         let server = torpor_server::Config {
+            header_timeout: patience / 3,
+            body_timeout: patience,
+            write_timeout: patience,
             body_limit: usize::try_from(r.number("TORPOR_BODY_LIMIT_BYTES", 1024, 1 << 30)).unwrap_or(1024),
             sync_max: r.seconds("TORPOR_SYNC_MAX_SECONDS", 1, DAY),
             drain: worker.drain,

@@ -64,6 +64,24 @@ pub async fn reads_are_paged(f: Fixture) {
     }
 }
 
+/// A page of large entries ends early, and going on from it reads them all.
+pub async fn reads_of_large_entries_are_short(f: Fixture) {
+    const LARGE: usize = 4 << 20;
+    let lease = f.running("s").await;
+    let large = || Body::Checkpoint { summary: "x".repeat(LARGE), keep_from: Position(1), open_run: None };
+    let mut from = Position(1);
+    for n in 0..4 {
+        f.append(&lease, n * 2, vec![large(), note(&lease)]).await.unwrap();
+    }
+    while from <= Position(8) {
+        let page = f.log.read(lease.session(), from, 100).await.unwrap();
+        assert!((1..=3).contains(&page.len()), "{} entries from {from}", page.len());
+        assert!(page.iter().map(|e| e.position.0).eq(from.0..from.0 + page.len() as u64));
+        from = Position(from.0 + page.len() as u64);
+    }
+    assert_eq!(f.log.read(lease.session(), from, 100).await.unwrap(), []);
+}
+
 /// Another epoch than the session's is refused, whichever way it differs, and changes nothing.
 pub async fn another_epoch_is_fenced_and_changes_nothing(f: Fixture) {
     let old = f.running("s").await;

@@ -100,6 +100,11 @@ pub(crate) const SETTINGS: &[Setting] = &[
     Setting::unset("TORPOR_MAX_SECONDS", "Time limit of a run that names none"),
     Setting::new("TORPOR_SYNC_MAX_SECONDS", "280", "How long a synchronous call waits before it is answered 202"),
     Setting::new("TORPOR_BODY_LIMIT_BYTES", "8388608", "Largest request body"),
+    Setting::new(
+        "TORPOR_CLIENT_SECONDS",
+        "30",
+        "How long a client may take to send a body (a third of it for a head), and leave an answer unread",
+    ),
     Setting::new("TORPOR_DRAIN_SECONDS", "20", "How long running work may finish after SIGTERM"),
     Setting::new("TORPOR_LOG", "info", "Log filter, for instance `info` or `torpor_worker=debug,warn`"),
     Setting::new("TORPOR_LOG_FORMAT", "text", "text or json"),

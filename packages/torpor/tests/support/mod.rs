@@ -19,6 +19,8 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use torpor_testkit::model_server::{ModelServer, script};
 
+pub mod probe;
+
 /// Longest that anything here may take; a test that needs it has failed.
 const LIMIT: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(5);
@@ -117,15 +119,8 @@ impl World {
 
     /// `kill -9` of the hands, found as the process that holds their socket.
     pub fn kill_hands(&self) {
-        let dir = self.data().join("hands");
-        let hands = std::fs::read_dir("/proc").unwrap().filter_map(|e| {
-            let pid: i32 = e.ok()?.file_name().to_str()?.parse().ok()?;
-            let line = String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/cmdline")).ok()?).into_owned();
-            (line.contains("__hands-daemon") && line.contains(dir.to_str()?)).then_some(pid)
-        });
-        for pid in hands.collect::<Vec<_>>() {
-            let pid = rustix::process::Pid::from_raw(pid).unwrap();
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        if let Some(hands) = self.hands() {
+            hands.signal(rustix::process::Signal::KILL);
         }
     }
 
@@ -199,8 +194,7 @@ impl Server {
     /// SIGTERM; the exit code and how long it took.
     pub async fn terminate(mut self) -> (Option<i32>, Duration) {
         let begun = Instant::now();
-        let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid()).unwrap()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.process().signal(rustix::process::Signal::TERM);
         let status = tokio::time::timeout(LIMIT, self.child.wait()).await.unwrap().unwrap();
         (status.code(), begun.elapsed())
     }
