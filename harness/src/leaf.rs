@@ -16,6 +16,7 @@ use torpor_core::outcome::{FailReason, Outcome};
 use torpor_core::queue::Lease;
 use torpor_core::sandbox::{Sandbox, SandboxTransport};
 use torpor_core::store;
+use torpor_core::trace;
 
 use crate::catalogue;
 use crate::prompt;
@@ -201,6 +202,8 @@ pub(crate) struct Leaf<'a> {
     pub(crate) lease: Lease,
     pub(crate) writer: Writer,
     pub(crate) budget: Budget,
+    /// The span of this leaf: the parent of its calls.
+    pub(crate) trace: trace::Context,
     pub(crate) sandbox: Option<Arc<dyn Sandbox>>,
     /// Whether the conversation was shortened because the provider refused its length.
     pub(crate) shortened: bool,
@@ -213,7 +216,8 @@ impl<'a> Leaf<'a> {
         let patience = deps.settings.store_patience;
         let writer = Writer::new(deps.log.clone(), deps.clock.clone(), owner, head, state, patience);
         let budget = deps.settings.budget(&lease.record.spec);
-        Self { deps, lease, writer, budget, sandbox: None, shortened: false, stop }
+        let trace = lease.record.trace.as_ref().map_or_else(trace::Context::fresh, trace::Context::child);
+        Self { deps, lease, writer, budget, trace, sandbox: None, shortened: false, stop }
     }
 
     /// Reads the tail and derives the state. A session without entries costs no read.

@@ -85,6 +85,8 @@ impl Leaf<'_> {
     /// Calls with retries. Pieces of the answer to the request at `shown` go to live followers.
     pub(crate) async fn call_model(&self, prepared: &Prepared, shown: Option<Position>) -> Called {
         let policy = self.deps.settings.retry;
+        // One span for the call with all its attempts, as it is one for the loop.
+        let prepared = Prepared { trace: Some(self.trace.child()), ..prepared.clone() };
         let interrupt = self.interrupt();
         let work = async {
             let mut attempt = 1;
@@ -95,7 +97,7 @@ impl Leaf<'_> {
                         self.deps.live.publish(&self.lease.record.run_id, Piece { request, attempt, delta });
                     }
                 };
-                let e = match self.deps.models.send(prepared, &mut show).await {
+                let e = match self.deps.models.send(&prepared, &mut show).await {
                     Ok(answer) => return Called::Answered(answer, attempt),
                     Err(e) => e,
                 };

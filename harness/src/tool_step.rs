@@ -131,7 +131,8 @@ impl Leaf<'_> {
             };
             let id = CallId { session: session.clone(), position };
             let incarnation = incarnation.unwrap_or_default();
-            calls.push((sandbox::Call { id, incarnation, tool: u.name.clone(), input: u.input.clone() }, u));
+            let (tool, input, trace) = (u.name.clone(), u.input.clone(), Some(self.trace.child()));
+            calls.push((sandbox::Call { id, incarnation, tool, input, trace }, u));
         }
         self.writer.commit().await?; // intent before effect
         self.await_wave(&*hands, calls).await

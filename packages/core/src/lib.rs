@@ -20,6 +20,7 @@ pub mod run;
 pub mod sandbox;
 pub mod store;
 pub mod tool;
+pub mod trace;
 
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use id::{CallId, Epoch, Position, RunId, SessionKey, WorkerId};

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::message::{Assistant, ToolResult};
 use crate::tool;
+use crate::trace;
 
 /// `provider/model`, for instance `anthropic/claude-opus-4-8` or `scripted:/path/to/turns.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -78,6 +79,8 @@ pub struct Prepared {
     pub estimate: u64,
     /// Input tokens that fit beside the answer: the model's context window less its output limit.
     pub room: u64,
+    /// The span that this call is; told to the provider beside the body, and no part of the fingerprint.
+    pub trace: Option<trace::Context>,
 }
 
 /// A piece of an answer while it streams. Never stored; the whole answer is.

@@ -10,6 +10,7 @@ use crate::id::{Epoch, RunId, SessionKey, WorkerId};
 use crate::log::Head;
 use crate::run::Record;
 use crate::store;
+use crate::trace;
 
 /// A run to be accepted.
 #[derive(Debug, Clone)]
@@ -30,6 +31,8 @@ pub struct NewRun {
     pub priority: i32,
     /// Claim it for this worker in the same step, if nothing of the session stands before it.
     pub claim_for: Option<WorkerId>,
+    /// The trace that it belongs to, for ever: whoever works on it, and however often it is posted again.
+    pub trace: Option<trace::Context>,
 }
 
 /// How a repeated post is recognised.

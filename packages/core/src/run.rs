@@ -11,6 +11,7 @@ use crate::envelope::Spec;
 use crate::id::{Position, RunId, SessionKey};
 use crate::outcome::{Outcome, Status};
 use crate::store;
+use crate::trace;
 
 /// One run, as `GET /runs/{runId}` shows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,6 +39,9 @@ pub struct Record {
     pub ended_at: Option<Timestamp>,
     /// Its entries stand in the session's log from here on; absent until it was first claimed.
     pub log_from: Option<Position>,
+    /// The trace of the post that made it, with the span that is the run's parent; `None` for a run that nobody traced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<trace::Context>,
     /// Raised by every change of the record.
     pub version: u64,
 }

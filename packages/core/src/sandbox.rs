@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::id::{CallId, Epoch, SessionKey};
 use crate::message::ToolResult;
+use crate::trace;
 
 /// Which hands: an intent names them, so that nobody mistakes fresh hands for those that were asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +42,9 @@ pub struct Call {
     pub tool: String,
     /// Arguments that passed the tool's schema.
     pub input: Value,
+    /// The span that this call is. A command finds it in its environment as `TRACEPARENT`. An attached call keeps the
+    /// one that it was started with.
+    pub trace: Option<trace::Context>,
 }
 
 /// How a call ended.

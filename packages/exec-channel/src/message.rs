@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use torpor_core::message::ToolResult;
-use torpor_core::{CallId, Epoch};
+use torpor_core::{CallId, Epoch, trace};
 
 use crate::frame::{Frame, Kind};
 
@@ -94,6 +94,9 @@ pub struct Call {
     /// Whether `Stdin` frames follow. Only honoured where the call starts.
     #[serde(default)]
     pub stdin: bool,
+    /// The trace that it is part of; a command finds it in its environment. Only honoured where the call starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<trace::Context>,
 }
 
 /// Attaches to a call, never starts it.

@@ -32,7 +32,7 @@ impl Sandbox for Session {
     }
 
     async fn call(&self, call: sandbox::Call) -> Result<sandbox::Ended, sandbox::Error> {
-        let ended = Self::call(self, call.id, call.incarnation, call.tool, call.input).await?;
+        let ended = self.traced_call(call).await?;
         Ok(match (ended.exit, ended.result) {
             (Exit::Lost(why), _) => sandbox::Ended::Lost(why),
             (_, Some(result)) => sandbox::Ended::Finished(result),

@@ -46,7 +46,7 @@ pub(crate) trait Decode: Send {
 pub(crate) fn prepared(request: &Request<'_>, body: Bytes, room: u64) -> Prepared {
     let fingerprint = Sha256::digest(&body).iter().map(|b| format!("{b:02x}")).collect();
     let estimate = body.len() as u64 / BYTES_PER_TOKEN;
-    Prepared { model: request.model.clone(), body, fingerprint, estimate, room }
+    Prepared { model: request.model.clone(), body, fingerprint, estimate, room, trace: None }
 }
 
 /// A [`ModelClient`] for one wire format.
@@ -62,8 +62,12 @@ impl<W: Wire> Remote<W> {
         Self { wire, transport, redactor, known }
     }
 
-    async fn exchange(&self, body: Bytes, deltas: &mut (dyn FnMut(Delta) + Send)) -> Result<Assistant, Error> {
-        let mut reply = match self.transport.post(self.wire.call(body)).await {
+    async fn exchange(&self, prepared: &Prepared, deltas: &mut (dyn FnMut(Delta) + Send)) -> Result<Assistant, Error> {
+        let mut call = self.wire.call(prepared.body.clone());
+        if let Some(trace) = &prepared.trace {
+            call.follow(trace);
+        }
+        let mut reply = match self.transport.post(call).await {
             Ok(reply) => reply,
             Err(Failure::Broken(e)) => return Err(e),
             Err(Failure::Refused(refusal)) if refusal.status.is_redirection() => {
@@ -126,7 +130,7 @@ impl<W: Wire> ModelClient for Remote<W> {
     }
 
     async fn send(&self, prepared: &Prepared, deltas: &mut (dyn FnMut(Delta) + Send)) -> Result<Assistant, Error> {
-        let answer = self.exchange(prepared.body.clone(), deltas).await;
+        let answer = self.exchange(prepared, deltas).await;
         answer.map_err(|e| Error { message: self.redactor.clean(&e.message), ..e })
     }
 }

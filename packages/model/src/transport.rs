@@ -7,13 +7,18 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{StatusCode, Url};
 use torpor_core::model::{Error, Retry};
+use torpor_core::trace;
 
 use crate::config::Http;
 
 mod retry_after;
+
+/// W3C trace context.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Idle connections kept for one provider; more than a process has model calls ending within a moment.
 const MAX_IDLE_CONNECTIONS: usize = 256;
@@ -39,6 +44,18 @@ pub(crate) struct Call {
     pub(crate) url: Url,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+}
+
+impl Call {
+    /// Makes the call part of a trace. A value that cannot be a header is left out.
+    pub(crate) fn follow(&mut self, trace: &trace::Context) {
+        let headers = [(TRACEPARENT, Some(trace.traceparent())), (TRACESTATE, trace.tracestate().map(str::to_owned))];
+        for (name, value) in headers {
+            if let Some(value) = value.and_then(|v| HeaderValue::try_from(v).ok()) {
+                self.headers.insert(name, value);
+            }
+        }
+    }
 }
 
 /// An answer with a status of success whose body is yet to be read.

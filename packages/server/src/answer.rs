@@ -192,6 +192,8 @@ pub(crate) struct Shown<'a> {
     started_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ended_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
     attempts: u32,
     turns: u32,
     usage: Tokens,
@@ -214,6 +216,7 @@ impl<'a> Shown<'a> {
             created_at: record.created_at.rfc3339(),
             started_at: record.started_at.map(|t| t.rfc3339()),
             ended_at: record.ended_at.map(|t| t.rfc3339()),
+            trace_id: record.trace.as_ref().map(|t| t.trace_id().to_string()),
             attempts: record.attempts,
             turns: record.spent.turns,
             usage: record.spent.usage.into(),

@@ -5,6 +5,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use torpor_core::id::check_id;
 use torpor_core::problem::Code;
+use torpor_core::trace;
 
 use crate::problem::Problem;
 
@@ -19,6 +20,7 @@ const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// W3C trace context.
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// The longest request id that is taken over from a client, in bytes.
 const MAX_REQUEST_ID: usize = 128;
@@ -37,17 +39,19 @@ pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
     }
 }
 
-/// The trace id of a well-formed `traceparent`; anything else is as if it were not there, as the standard asks.
-pub(crate) fn trace_id(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(TRACEPARENT)?.to_str().ok()?;
-    let mut parts = value.split('-');
-    let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let hex = |s: &str, n: usize| s.len() == n && s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    let set = |s: &str| s.bytes().any(|b| b != b'0');
-    let form = hex(version, 2) && hex(trace, 32) && hex(parent, 16) && hex(flags, 2);
-    // A later version may have more parts; this one must not.
-    let length = version != "00" || parts.next().is_none();
-    (form && length && version != "ff" && set(trace) && set(parent)).then_some(trace)
+/// The span of this request: below the caller's if it sent a well-formed `traceparent`, else the root of a new trace.
+pub(crate) fn trace(headers: &HeaderMap) -> trace::Context {
+    let text = |name| headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok());
+    let state = joined(headers);
+    let caller = text(TRACEPARENT).and_then(|parent| trace::Context::parse(parent, state.as_deref()));
+    caller.map_or_else(trace::Context::fresh, |caller| caller.child())
+}
+
+/// `tracestate` may come in several parts, which are one list.
+fn joined(headers: &HeaderMap) -> Option<String> {
+    let mut parts = headers.get_all(TRACESTATE).iter().filter_map(|v| v.to_str().ok());
+    let first = parts.next()?.to_owned();
+    Some(parts.fold(first, |all, part| all + "," + part))
 }
 
 /// The idempotency key, if there is one.
@@ -100,23 +104,17 @@ mod tests {
     }
 
     #[test]
-    fn traceparent_is_read_as_the_standard_says() {
-        let trace = "0af7651916cd43dd8448eb211c80319c";
-        let cases = [
-            (format!("00-{trace}-b7ad6b7169203331-01"), true),
-            (format!("cc-{trace}-b7ad6b7169203331-01-what-ever"), true),
-            (format!("00-{trace}-b7ad6b7169203331-01-more"), false),
-            (format!("ff-{trace}-b7ad6b7169203331-01"), false),
-            (format!("00-{}-b7ad6b7169203331-01", trace.to_uppercase()), false),
-            (format!("00-{trace}-0000000000000000-01"), false),
-            (format!("00-{}-b7ad6b7169203331-01", "0".repeat(32)), false),
-            (format!("00-{trace}-b7ad6b7169203331"), false),
-            ("nonsense".to_owned(), false),
-            (String::new(), false),
-        ];
-        for (value, good) in cases {
-            let headers = with(TRACEPARENT, value.as_bytes());
-            assert_eq!(trace_id(&headers), good.then_some(trace), "{value}");
+    fn a_request_is_a_span_of_the_callers_trace_or_begins_one() {
+        let header = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let mut headers = with(TRACEPARENT, header.as_bytes());
+        headers.append(TRACESTATE, HeaderValue::from_static("a=1"));
+        headers.append(TRACESTATE, HeaderValue::from_static("b=2"));
+        let ours = trace(&headers);
+        assert_eq!(ours.trace_id().to_string(), "0af7651916cd43dd8448eb211c80319c");
+        assert!(!ours.traceparent().contains("b7ad6b7169203331"), "{}", ours.traceparent());
+        assert_eq!(ours.tracestate(), Some("a=1,b=2"));
+        for sent in ["nonsense", ""] {
+            assert!(trace(&with(TRACEPARENT, sent.as_bytes())).is_sampled());
         }
     }
 
@@ -153,7 +151,7 @@ mod tests {
                     let headers = HeaderMap::from_iter([(name, value.clone())]);
                     let id = request_id(&headers);
                     prop_assert!(id.as_bytes().iter().all(u8::is_ascii_graphic));
-                    let _ = (trace_id(&headers), idempotency_key(&headers), prefers_async(&headers));
+                    let _ = (trace(&headers), idempotency_key(&headers), prefers_async(&headers));
                 }
             }
         }

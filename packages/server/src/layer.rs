@@ -13,19 +13,21 @@ use http::Method;
 use torpor_core::problem::Code;
 use tracing::Instrument as _;
 
-use crate::headers::{REQUEST_ID, request_id, trace_id};
+use crate::headers::{REQUEST_ID, request_id, trace};
 use crate::problem::Problem;
 
 /// Runs a request and finishes its answer.
-pub(crate) async fn around(request: Request, next: Next) -> Response {
+pub(crate) async fn around(mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
+    let trace = trace(request.headers());
     let span = tracing::info_span!(
         "request",
         method = %request.method(),
         path = request.uri().path(),
         request_id = id.to_str().unwrap_or_default(),
-        trace_id = trace_id(request.headers()),
+        trace_id = %trace.trace_id(),
     );
+    request.extensions_mut().insert(trace);
     let uri = request.uri().clone();
     let bodyless = request.method() == Method::HEAD;
 

@@ -7,7 +7,7 @@ use torpor_core::log::Head;
 use torpor_core::outcome::Status;
 use torpor_core::queue::{Enqueued, Expects, Lease, NewRun};
 use torpor_core::run::Record;
-use torpor_core::{Epoch, Position, RunId, Timestamp, WorkerId, store};
+use torpor_core::{Epoch, Position, RunId, Timestamp, WorkerId, store, trace};
 
 use crate::fault::Fault;
 use crate::leases::Held;
@@ -118,6 +118,7 @@ pub(crate) fn enqueue(b: &mut Batch<'_>, mut accepted: Accepted) -> Result<Enque
         started_at: claimed.then_some(Timestamp(now)),
         ended_at: None,
         log_from,
+        trace: new.trace,
         version: 1,
     };
     match (place, new.claim_for) {
@@ -278,7 +279,8 @@ fn write_run(
     b.conn
         .prepare_cached(
             "INSERT INTO run (id, run_id, session, tenant, idempotency_key, body_hash, status, attempts, version, \
-             created_ms, started_ms, spec, log_from) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 1, ?9, ?10, ?11, ?12)",
+             created_ms, started_ms, spec, log_from, traceparent, tracestate) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 1, ?9, ?10, ?11, ?12, ?13, ?14)",
         )?
         .execute(params![
             row,
@@ -292,7 +294,9 @@ fn write_run(
             sql(now),
             claimed.then_some(sql(now)),
             spec,
-            log_from.map(|p| sql(p.0))
+            log_from.map(|p| sql(p.0)),
+            new.trace.as_ref().map(trace::Context::traceparent),
+            new.trace.as_ref().and_then(trace::Context::tracestate)
         ])?;
     Ok(())
 }

@@ -10,7 +10,7 @@ use rusqlite::{Connection, Row, ToSql};
 use torpor_core::entry::{self, Body, RunTotals};
 use torpor_core::outcome::{FailReason, Outcome, Status};
 use torpor_core::run::{Filter, Page, Record};
-use torpor_core::{Position, RunId, SessionKey, Timestamp, store};
+use torpor_core::{Position, RunId, SessionKey, Timestamp, store, trace};
 
 use crate::fault::Fault;
 
@@ -30,7 +30,8 @@ const ROW_TIME_SHIFT: u32 = 20;
 const COLUMNS: &str = "r.run_id, s.tenant, s.session, r.spec, r.status, r.attempts, r.created_ms, r.started_ms, \
                        r.ended_ms, r.version, e.schema, e.body, r.id, \
                        iif(r.ended_ms IS NOT NULL AND r.ended_position IS NULL, \
-                       (SELECT d.reason FROM dead_letter d WHERE d.run_id = r.run_id), NULL), r.log_from";
+                       (SELECT d.reason FROM dead_letter d WHERE d.run_id = r.run_id), NULL), r.log_from, \
+                       r.traceparent, r.tracestate";
 const JOINS: &str = "JOIN session s ON s.id = r.session \
                      LEFT JOIN entry e ON e.session = r.session AND e.position = r.ended_position";
 
@@ -207,6 +208,14 @@ fn fields(row: &Row<'_>) -> Result<Record, Fault> {
         started_at: instant(7)?,
         ended_at: instant(8)?,
         log_from: row.get::<_, Option<i64>>(14)?.map(|n| Position(u64::try_from(n).unwrap_or(0))),
+        // A trace that cannot be read is no reason to lose a run.
+        trace: match (row.get_ref(15)?, row.get_ref(16)?) {
+            (ValueRef::Text(parent), state) => {
+                let text = |bytes| std::str::from_utf8(bytes).ok();
+                text(parent).and_then(|parent| trace::Context::parse(parent, state.as_str().ok()))
+            }
+            _ => None,
+        },
         version: number(row, 9)?,
     })
 }

@@ -10,7 +10,7 @@
 //! | `meta` | a fact about the file | `schema` = layout version; a newer one is refused by name; `id` = this store and no other, made with the file |
 //! | `session` | a session and the marks beside its log | `head`, `epoch` and `resume_from` make opening O(tail); `front_run` is the run whose turn it is, `owned` whether someone holds it, `progressed` whether its owner got anywhere; `first_run` and `first_hash` recognise the post that made it, also when that run's record is gone; `wishes` is what its further runs inherit, NULL for nothing |
 //! | `entry` | an entry of a session's log | `write_id` stands on the first entry of each append; `schema` is the entry's own version |
-//! | `run` | the record of a run | `id` ascends with acceptance and starts with the time (`created_ms << 20`), so that "created after" is a range of keys; how it ended is the entry at `ended_position`, kept once; one that ended without an entry could not be read, and its dead letter says why |
+//! | `run` | the record of a run | `id` ascends with acceptance and starts with the time (`created_ms << 20`), so that "created after" is a range of keys; how it ended is the entry at `ended_position`, kept once; one that ended without an entry could not be read, and its dead letter says why; `traceparent` and `tracestate` are those of the post that made it |
 //! | `queue` | a run that has not ended | `state` is `ready`, `delayed` (until `due_ms`), `leased` or `blocked` (behind another run of its session). When a lease ends is kept in memory only: a lease never outlives the process |
 //! | `dead_letter` | a run that was given up | goes with its record |
 //! | `api_key` | an API key without its secret | `tenant` NULL is every tenant; `sha256` is of the whole secret; `meta.keys` rises with every change |
@@ -24,7 +24,7 @@ use torpor_core::store;
 
 use crate::fault::{Fault, describe};
 
-/// The layout this build writes and reads. It reads version 1 by bringing it up to date.
+/// The layout this build writes and reads. It reads the versions before it by bringing them up to date.
 pub(crate) const VERSION: u32 = 4;
 
 /// Statements kept prepared per connection.
@@ -89,7 +89,9 @@ CREATE TABLE run (
     ended_position  INTEGER,
     spec            TEXT NOT NULL,
     cancel          INTEGER NOT NULL DEFAULT 0,
-    log_from        INTEGER
+    log_from        INTEGER,
+    traceparent     TEXT,
+    tracestate      TEXT
 );
 CREATE UNIQUE INDEX run_idempotency ON run (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX run_tenant ON run (tenant);
@@ -167,6 +169,8 @@ CREATE TABLE api_key (
     previous_sha256   TEXT,
     previous_until_ms INTEGER
 ) WITHOUT ROWID;
+ALTER TABLE run ADD COLUMN traceparent TEXT;
+ALTER TABLE run ADD COLUMN tracestate TEXT;
 UPDATE meta SET value = '4' WHERE name = 'schema';
 ";
 

@@ -190,6 +190,7 @@ async fn an_older_layout_is_upgraded() {
     database(dir.path())
         .execute_batch(
             "DROP TABLE api_key; ALTER TABLE run DROP COLUMN cancel; ALTER TABLE run DROP COLUMN log_from;
+             ALTER TABLE run DROP COLUMN traceparent; ALTER TABLE run DROP COLUMN tracestate;
              ALTER TABLE session DROP COLUMN first_run;
              ALTER TABLE session DROP COLUMN first_hash;
              ALTER TABLE session DROP COLUMN wishes;
@@ -208,7 +209,8 @@ async fn an_older_layout_is_upgraded() {
 
 #[tokio::test]
 async fn the_layouts_between_are_upgraded() {
-    let back_to_3 = "DROP TABLE api_key;";
+    let back_to_3 =
+        "DROP TABLE api_key; ALTER TABLE run DROP COLUMN traceparent; ALTER TABLE run DROP COLUMN tracestate;";
     let back_to_2 = "ALTER TABLE run DROP COLUMN cancel; ALTER TABLE run DROP COLUMN log_from;";
     for (version, back) in [(2, format!("{back_to_3}{back_to_2}")), (3, back_to_3.to_owned())] {
         let dir = tempfile::tempdir().unwrap();

@@ -215,6 +215,7 @@ macro_rules! conformance {
         $crate::conformance_cases!($fresh, accept: [
             parallel_posts_of_one_key_make_one_run
             a_key_names_one_run_and_one_body
+            a_run_keeps_the_trace_of_its_first_post
             keys_of_tenants_do_not_collide
             a_run_says_what_its_session_must_be
             the_post_that_made_a_session_is_recognised

@@ -116,7 +116,7 @@ impl ModelClient for FakeModel {
             room => room,
         };
         let fingerprint = format!("step-{step}");
-        Ok(Prepared { model: request.model.clone(), fingerprint, body, estimate: length as u64 / 4, room })
+        Ok(Prepared { model: request.model.clone(), fingerprint, body, estimate: length as u64 / 4, room, trace: None })
     }
 
     async fn send(&self, prepared: &Prepared, _deltas: &mut (dyn FnMut(Delta) + Send)) -> Said {

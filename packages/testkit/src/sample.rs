@@ -36,6 +36,7 @@ pub fn first(session: &str) -> NewRun {
         not_before: None,
         priority: 0,
         claim_for: None,
+        trace: None,
     }
 }
 

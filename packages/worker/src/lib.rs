@@ -12,9 +12,11 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use torpor_core::id::WorkerId;
 use torpor_core::queue::{Lease, Release, WorkQueue};
+use torpor_core::trace;
 use torpor_harness::{Deps, LeafEnd, Stop, give_up, is_exhausted, run_leaf};
+use tracing::Instrument as _;
 
-use active::{Active, Place, Slot};
+use active::{Active, Place};
 
 /// One claim waits at most so long before it looks whether it should stop.
 const CLAIM_SLICE: Duration = Duration::from_secs(5);
@@ -168,14 +170,18 @@ impl Worker {
     fn start(&self, lease: Lease, place: Place) {
         let worker = self.clone();
         match self.0.active.enter(&lease.key(), place) {
-            Some((slot, stop)) => tokio::spawn(async move { worker.run_one(lease, slot, stop).await }),
+            Some((slot, stop)) => tokio::spawn(async move {
+                let lease = traced(lease);
+                let span = span(&lease);
+                worker.run_one(lease, stop).instrument(span).await;
+                drop(slot);
+            }),
             None => tokio::spawn(async move { worker.release(&lease, Release::HandBack).await }),
         };
     }
 
-    async fn run_one(&self, lease: Lease, _slot: Slot, stop: Stop) {
+    async fn run_one(&self, lease: Lease, stop: Stop) {
         let inner = &*self.0;
-        let key = lease.key();
         let attempt = lease.attempt;
         if is_exhausted(&inner.deps, &lease, inner.config.max_attempts).await {
             return self.bury(lease).await;
@@ -184,20 +190,20 @@ impl Worker {
         let leaf = AssertUnwindSafe(run_leaf(&inner.deps, lease.clone(), stop)).catch_unwind();
         match Box::pin(leaf).await {
             Ok(LeafEnd::Ended(outcome)) => {
-                tracing::info!(run = %key.run, status = outcome.status().as_str(), "run ended");
+                tracing::info!(status = outcome.status().as_str(), "run ended");
             }
             Ok(LeafEnd::HandedBack) => self.release(&lease, Release::HandBack).await,
             Ok(LeafEnd::Busy(why)) => {
-                tracing::info!(run = %key.run, why, "the sandbox is busy; the run waits");
+                tracing::info!(why, "the sandbox is busy; the run waits");
                 self.release(&lease, Release::Wait { after: BUSY_WAIT }).await;
             }
             Ok(LeafEnd::Fenced) => {}
             Ok(LeafEnd::Store(why)) => {
-                tracing::warn!(run = %key.run, attempt, why, "attempt failed");
+                tracing::warn!(attempt, why, "attempt failed");
                 self.release(&lease, Release::Retry { after: retry_after(attempt) }).await;
             }
             Err(_) => {
-                tracing::error!(run = %key.run, attempt, "the leaf broke; this is a bug");
+                tracing::error!(attempt, "the leaf broke; this is a bug");
                 self.release(&lease, Release::Retry { after: retry_after(attempt) }).await;
             }
         }
@@ -207,19 +213,31 @@ impl Worker {
     async fn bury(&self, lease: Lease) {
         let run = lease.record.run_id.clone();
         let reason = format!("given up after {} attempts without progress", lease.attempt.saturating_sub(1));
-        tracing::error!(%run, reason, "dead letter");
+        tracing::error!(reason, "dead letter");
         if let LeafEnd::Ended(_) = give_up(&self.0.deps, lease, reason.clone()).await
             && let Err(e) = self.0.queue.dead_letter(&run, &reason).await
         {
-            tracing::error!(%run, error = %e, "the dead letter could not be noted; the run's record has the reason");
+            tracing::error!(error = %e, "the dead letter could not be noted; the run's record has the reason");
         }
     }
 
     async fn release(&self, lease: &Lease, why: Release) {
         if let Err(e) = self.0.queue.release(&lease.key(), why).await {
-            tracing::warn!(run = %lease.record.run_id, error = %e, "the lease could not be released; it will lapse");
+            tracing::warn!(error = %e, "the lease could not be released; it will lapse");
         }
     }
+}
+
+/// A lease whose run is part of a trace: one that nobody traced gets its own.
+fn traced(mut lease: Lease) -> Lease {
+    lease.record.trace.get_or_insert_with(trace::Context::fresh);
+    lease
+}
+
+/// Names the run in every line that is logged on its way.
+fn span(lease: &Lease) -> tracing::Span {
+    let trace_id = lease.record.trace.as_ref().map(trace::Context::trace_id).map(tracing::field::display);
+    tracing::info_span!("run", run = %lease.record.run_id, session = %lease.session().digest(), trace_id)
 }
 
 fn retry_after(attempt: u32) -> Duration {

@@ -113,7 +113,14 @@ struct Crowd {
 impl ModelClient for Crowd {
     fn prepare(&self, request: &Request<'_>) -> Result<Prepared, model::Error> {
         let body = bytes::Bytes::from_static(b"{}");
-        Ok(Prepared { model: request.model.clone(), fingerprint: "f".into(), body, estimate: 1, room: u64::MAX })
+        Ok(Prepared {
+            model: request.model.clone(),
+            fingerprint: "f".into(),
+            body,
+            estimate: 1,
+            room: u64::MAX,
+            trace: None,
+        })
     }
 
     async fn send(&self, _: &Prepared, _: &mut (dyn FnMut(Delta) + Send)) -> Result<Assistant, model::Error> {

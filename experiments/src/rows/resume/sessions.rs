@@ -98,6 +98,7 @@ impl<'a> Writer<'a> {
             idempotency: None,
             expects: Expects::New,
             not_before: None,
+            trace: None,
             priority: 0,
             claim_for: Some(WorkerId::generate("experiments")),
         };

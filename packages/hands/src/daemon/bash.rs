@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use torpor_core::message::ToolResult;
+use torpor_core::trace;
 use torpor_exec_channel::frame::Frame;
 use torpor_exec_channel::message::{Ended, Exit};
 use torpor_tools::output::{BashEnd, format_bash};
@@ -78,7 +79,8 @@ pub(super) async fn run(session: &Session, call: &Arc<Call>) -> Ended {
         let domain = session.domain().await?;
         let output = Arc::new(session.outputs.create(call.position()));
         call.set_output(output.clone());
-        let job = Job::Bash { command: order.command.to_owned() };
+        let traceparent = call.trace().map(trace::Context::traceparent);
+        let job = Job::Bash { command: order.command.to_owned(), traceparent };
         let pipes = spawn(&domain, &job, call, &output).await;
         let (running, pumps) = pipes.map_err(|e| format!("the command could not be started: {e}"))?;
         Ok::<_, String>((order, domain, output, running, pumps))

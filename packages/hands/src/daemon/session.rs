@@ -290,7 +290,7 @@ impl Session {
                     inner.past.insert(position, Known::Ended { place, digest: call.digest().to_owned() });
                 }
                 // Its end is told to those who wait now, and later ones learn that it is not known: never a second run.
-                Err(e) => eprintln!("torpor-hands: journal: the end of call {position}: {e}"),
+                Err(e) => eprintln!("torpor-hands: journal: the end of {}: {e}", call.shown()),
             }
         }
         inner.live.remove(&position);

@@ -17,7 +17,11 @@ const MAX_COMMAND: usize = 128 * 1024 - 1;
 /// Shells to look for, best first.
 const SHELLS: [&str; 2] = ["bash", "sh"];
 
-/// The environment of commands: nothing of the daemon's own.
+/// Where a command finds the trace that it is part of: the name that tools which speak W3C trace context look for. It
+/// holds random numbers only; what other vendors said of the trace stays outside.
+const TRACEPARENT: &str = "TRACEPARENT";
+
+/// The environment of commands: nothing of the daemon's own. A command that is part of a trace has [`TRACEPARENT`] too.
 pub(super) fn environment(inside: &Inside, path: &str) -> Vec<(&'static str, Vec<u8>)> {
     let bytes = |p: &Path| p.as_os_str().as_bytes().to_vec();
     vec![
@@ -61,6 +65,13 @@ impl Shell {
         Ok(Self { program, environment, workdir: inside.workspace.clone() })
     }
 
+    /// The shell for one command of a trace.
+    fn with_trace(&self, traceparent: &str) -> Result<Self, std::ffi::NulError> {
+        let mut environment = self.environment.clone();
+        environment.push(CString::new(format!("{TRACEPARENT}={traceparent}"))?);
+        Ok(Self { program: self.program.clone(), environment, workdir: self.workdir.clone() })
+    }
+
     /// Replaces this process.
     fn exec(&self, command: &CString) -> io::Error {
         let args = [&self.program, c"-c", command].map(|a: &std::ffi::CStr| a);
@@ -72,7 +83,15 @@ impl Shell {
 }
 
 /// Runs the command and writes its report. `streams` are its standard streams.
-pub(super) fn supervise(command: &str, shell: &Shell, report: impl AsFd, streams: Vec<std::os::fd::OwnedFd>) {
+pub(super) fn supervise(
+    (command, traceparent): (&str, Option<&str>),
+    shell: &Shell,
+    report: impl AsFd,
+    streams: Vec<std::os::fd::OwnedFd>,
+) {
+    // One that could not be a variable is none.
+    let traced = traceparent.and_then(|traceparent| shell.with_trace(traceparent).ok());
+    let shell = traced.as_ref().unwrap_or(shell);
     let report = report.as_fd();
     let refused = if command.len() > MAX_COMMAND {
         Some(format!(

@@ -194,7 +194,9 @@ impl Init<'_> {
     /// The worker's life, in a process of its own.
     fn work(&self, job: &OwnedFd, report: BorrowedFd<'_>, streams: Vec<OwnedFd>) {
         match read_job(job) {
-            Ok(Job::Bash { command }) => command::supervise(&command, &self.shell, report, streams),
+            Ok(Job::Bash { command, traceparent }) => {
+                command::supervise((&command, traceparent.as_deref()), &self.shell, report, streams);
+            }
             Ok(Job::Tool { name, input }) => tool::work(&name, &input, &self.inside.workspace, report),
             Err(e) => {
                 let _ = write_report(report, &Report::NotStarted(format!("the job could not be read: {e}")));

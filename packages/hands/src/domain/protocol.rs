@@ -112,8 +112,15 @@ pub(crate) enum FromDomain {
 /// What a worker is to do; in the first memory file.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Job {
-    Bash { command: String },
-    Tool { name: String, input: Value },
+    Bash {
+        command: String,
+        /// For the command's environment.
+        traceparent: Option<String>,
+    },
+    Tool {
+        name: String,
+        input: Value,
+    },
 }
 
 /// What became of it; in the second memory file. An empty one: the worker was killed.

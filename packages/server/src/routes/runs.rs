@@ -33,7 +33,9 @@ pub(crate) async fn submit(State(shared): State<Arc<Shared>>, request: Request) 
 
     let preferred = prefers_async(&parts.headers);
     let at_once = envelope.run_async || preferred;
-    let ticket = submit::submit(&shared, new_run(envelope, key)?, !at_once).await?;
+    let ticket =
+        submit::submit(&shared, NewRun { trace: parts.extensions.get().cloned(), ..new_run(envelope, key)? }, !at_once)
+            .await?;
     let mut response = match (at_once, &ticket.settled) {
         (true, Some(record)) => answer::outcome(record),
         (true, None) => answer::accepted(&ticket.session, &ticket.run),
@@ -86,5 +88,6 @@ fn new_run(envelope: Envelope, key: Option<&str>) -> Result<NewRun, Problem> {
         not_before: envelope.not_before,
         priority: envelope.priority,
         claim_for: None,
+        trace: None,
     })
 }

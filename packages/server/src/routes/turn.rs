@@ -49,6 +49,7 @@ pub(crate) async fn turn(State(shared): State<Arc<Shared>>, request: Request) ->
         not_before: None,
         priority: 0,
         claim_for: None,
+        trace: parts.extensions.get().cloned(),
     };
     let ticket = submit::submit(&shared, new, true).await?;
     let (session, run) = (ticket.session.clone(), ticket.run.clone());

@@ -246,6 +246,7 @@ impl WorkQueue for Fake {
                 started_at: None,
                 ended_at: None,
                 log_from: None,
+                trace: new.trace,
                 version: 1,
             };
             if let (Some(key), Some(i)) = (key, new.idempotency) {

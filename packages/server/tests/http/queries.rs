@@ -25,7 +25,10 @@ async fn a_record_in_full() {
         "usage": {"input": 10, "output": 5, "cacheRead": 3, "cacheWrite": 2, "total": 20},
         "metadata": {"ticket": 7},
     });
-    assert_eq!(get(&app, &format!("/runs/{}", run.as_str().unwrap())).await.json(), want);
+    let mut got = get(&app, &format!("/runs/{}", run.as_str().unwrap())).await.json();
+    let trace = got.as_object_mut().unwrap().shift_remove("traceId").unwrap();
+    assert!(trace.as_str().is_some_and(|t| t.len() == 32 && t.bytes().all(|b| b.is_ascii_hexdigit())), "{trace}");
+    assert_eq!(got, want);
 }
 
 #[tokio::test]

@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 
 use futures::future::join_all;
-use torpor_core::SessionKey;
 use torpor_core::envelope::Spec;
 use torpor_core::outcome::Status;
 use torpor_core::queue::{Enqueued, NewRun};
+use torpor_core::{SessionKey, trace};
 
 use super::Fixture;
 use crate::sample::{claimed, created, first, first_claimed, further, key, keyed};
@@ -49,6 +49,18 @@ pub async fn a_key_names_one_run_and_one_body(f: Fixture) {
         }
     }
     assert!(f.log.open(&key("elsewhere")).await.unwrap().is_none(), "a conflict leaves nothing behind");
+}
+
+/// A run belongs to the trace of the post that made it, whoever claims it, and whoever posts it again.
+pub async fn a_run_keeps_the_trace_of_its_first_post(f: Fixture) {
+    let header = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let trace = trace::Context::parse(header, Some("vendor=1"));
+    let run = created(f.enqueue(NewRun { trace: trace.clone(), ..keyed(first("s"), "k", "h") }).await);
+    assert_eq!(run.trace, trace);
+    f.enqueue(NewRun { trace: Some(trace::Context::fresh()), ..keyed(first("s"), "k", "h") }).await;
+    assert_eq!(f.record(&run.run_id).await.trace, trace);
+    assert_eq!(f.claim_one("w").await.record.trace, trace);
+    assert_eq!(f.submit("untraced").await.trace, None);
 }
 
 /// Keys belong to their tenant.

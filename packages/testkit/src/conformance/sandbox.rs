@@ -62,7 +62,13 @@ impl Hands {
 
 fn call(position: u64, hands: &dyn Sandbox, (tool, input): &(String, Value)) -> Call {
     let id = CallId { session: key("s").digest(), position: Position(position) };
-    Call { id, incarnation: hands.identity().incarnation.clone(), tool: tool.clone(), input: input.clone() }
+    Call {
+        id,
+        incarnation: hands.identity().incarnation.clone(),
+        tool: tool.clone(),
+        input: input.clone(),
+        trace: None,
+    }
 }
 
 fn result(ended: Result<Ended, Error>) -> torpor_core::message::ToolResult {
