@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::clock::Timestamp;
-use crate::id::{DEFAULT_TENANT, check_id, hex};
+use crate::id::{check_id, hex};
 
 mod fields;
 #[cfg(test)]
@@ -168,8 +168,8 @@ pub struct Budget {
 pub struct Envelope {
     /// The session, if the caller named one.
     pub session_id: Option<String>,
-    /// The tenant; [`DEFAULT_TENANT`] if the caller named none.
-    pub tenant: String,
+    /// The tenant, if the caller named one.
+    pub tenant: Option<String>,
     /// What to do.
     pub spec: Spec,
     /// Answer at once instead of waiting for the outcome.
@@ -215,7 +215,7 @@ pub fn parse(body: Value) -> Result<Envelope, Invalid> {
     let mut f = Fields::new(map, "");
 
     let session_id = f.id("sessionId");
-    let tenant = f.id("tenant").unwrap_or_else(|| DEFAULT_TENANT.to_owned());
+    let tenant = f.id("tenant");
     let prompt = f.text("prompt");
     let item = f.object("item").map(|item| parse_item(item, &mut f));
     let kind = f.text("kind");

@@ -27,6 +27,16 @@ pub enum Code {
     NoSandbox,
     /// A dependency is down or the server is full.
     Unavailable,
+    /// No credential, or one that does not work.
+    Unauthorized,
+    /// The credential does not allow this.
+    Forbidden,
+    /// Too many requests with one credential, or too many without.
+    RateLimited,
+    /// No such API key for this caller.
+    KeyNotFound,
+    /// The API key cannot be made or changed so.
+    KeyConflict,
     /// No such route.
     NotFound,
     /// The route exists, not with this method.
@@ -54,6 +64,11 @@ impl Code {
             Self::PayloadTooLarge => ("payload_too_large", 413, "The body is too large"),
             Self::NoSandbox => ("no_sandbox", 400, "The work needs a sandbox and none is configured"),
             Self::Unavailable => ("unavailable", 503, "The service cannot answer now"),
+            Self::Unauthorized => ("unauthorized", 401, "A working API key is required"),
+            Self::Forbidden => ("forbidden", 403, "The API key does not allow this"),
+            Self::RateLimited => ("rate_limited", 429, "Too many requests"),
+            Self::KeyNotFound => ("key_not_found", 404, "There is no such API key"),
+            Self::KeyConflict => ("key_conflict", 409, "The API key cannot be made or changed so"),
             Self::NotFound => ("not_found", 404, "There is no such route"),
             Self::MethodNotAllowed => ("method_not_allowed", 405, "The route does not take this method"),
             Self::RequestTimeout => ("request_timeout", 408, "The body did not arrive in time"),

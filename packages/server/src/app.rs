@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use torpor_core::key::{self, KeyStore};
 use torpor_core::live::Hub;
 use torpor_core::log::SessionLog;
 use torpor_core::queue::{Lease, WorkQueue};
@@ -23,6 +24,10 @@ pub struct App {
     pub live: Hub,
     /// Where their records are read.
     pub runs: Arc<dyn RunStore>,
+    /// The API keys. While there is none, nobody is asked for one.
+    pub keys: Arc<dyn KeyStore>,
+    /// A key of whoever started the server, for its own machine; it is in no store, and does not make callers be asked.
+    pub owner: Option<key::Record>,
     /// Which models a run may name.
     pub settings: Arc<torpor_harness::Settings>,
     /// Where tools run; without it, work that needs one is refused at submit. Only asked, never called.

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use torpor_core::key::Rate;
+
 /// Limits of the server. [`Config::default`] is meant for production.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -31,6 +33,10 @@ pub struct Config {
     /// How long requests under way may take to end once the server was told to stop. Default 25 s, so that it fits
     /// into the 30 s that Kubernetes gives.
     pub drain: Duration,
+    /// How often an API key that says nothing else may be used. Default 1,000 a second and 2,000 at once.
+    pub rate: Rate,
+    /// Whether callers are asked for an API key although there is none (yet, or any more). Default false.
+    pub require_keys: bool,
     /// How long one readiness check may take before it counts as failed. Default 2 s.
     pub check_timeout: Duration,
 }
@@ -48,6 +54,8 @@ impl Default for Config {
             max_connections: 4096,
             head_limit: 64 * 1024,
             drain: Duration::from_secs(25),
+            rate: Rate { per_second: 1_000, burst: 2_000 },
+            require_keys: false,
             check_timeout: Duration::from_secs(2),
         }
     }

@@ -26,6 +26,7 @@ pub(crate) async fn around(mut request: Request, next: Next) -> Response {
         path = request.uri().path(),
         request_id = id.to_str().unwrap_or_default(),
         trace_id = %trace.trace_id(),
+        key = tracing::field::Empty,
     );
     request.extensions_mut().insert(trace);
     let uri = request.uri().clone();

@@ -8,6 +8,7 @@
 mod accept;
 mod answer;
 mod app;
+mod auth;
 mod body;
 mod config;
 mod connection;
@@ -23,4 +24,5 @@ mod submit;
 pub use accept::serve;
 pub use app::{App, Check, LocalWorker, Room};
 pub use config::{Config, Invalid as InvalidConfig};
+pub use routes::keys::{MAX_OVERLAP_SECONDS, USUAL_OVERLAP, show as show_key, show_secret as show_key_secret};
 pub use routes::router;

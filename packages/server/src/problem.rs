@@ -4,7 +4,7 @@
 //! Must not know: which route it came from; the path is filled in where the answer leaves (see `layer`).
 
 use axum::response::{IntoResponse, Response};
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use torpor_core::envelope;
@@ -57,6 +57,12 @@ impl Problem {
     /// No run has this id, for this caller.
     pub(crate) fn unknown_run() -> Self {
         Self::new(Code::RunNotFound, "There is no run with this id, or its record has expired.")
+    }
+
+    /// The route exists, not with this method.
+    pub(crate) fn wrong_method(method: &Method) -> Self {
+        let detail = format!("This route does not take {method}; the `Allow` header says what it takes.");
+        Self::new(Code::MethodNotAllowed, detail)
     }
 
     /// The server is on its way out.

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::middleware::from_fn;
-use axum::routing::{get, post};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{delete, get, post};
 use torpor_core::problem::Code;
 
 use crate::app::App;
+use crate::auth::guard;
 use crate::config::Config;
 use crate::layer::around;
 use crate::problem::Problem;
@@ -20,6 +21,7 @@ mod alias;
 mod cancel;
 mod events;
 mod health;
+pub(crate) mod keys;
 mod query;
 mod runs;
 mod sessions;
@@ -43,11 +45,15 @@ pub(crate) fn build(shared: Arc<Shared>) -> Router {
         .route("/run-leaf", post(alias::submit))
         .route("/run-leaf/status", get(alias::status))
         .route("/turn", post(turn::turn))
+        .route("/keys", post(keys::create).get(keys::list))
+        .route("/keys/{id}", delete(keys::revoke))
+        .route("/keys/{id}/rotate", post(keys::rotate))
         .route("/health", get(health::health))
         .route("/livez", get(health::health))
         .route("/readyz", get(health::ready))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
+        .layer(from_fn_with_state(Arc::clone(&shared), guard))
         .layer(from_fn(around))
         .with_state(shared)
 }
@@ -57,6 +63,5 @@ async fn no_route() -> Problem {
 }
 
 async fn no_method(request: Request) -> Problem {
-    let detail = format!("This route does not take {}; the `Allow` header says what it takes.", request.method());
-    Problem::new(Code::MethodNotAllowed, detail)
+    Problem::wrong_method(request.method())
 }

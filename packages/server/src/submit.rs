@@ -17,6 +17,7 @@ use tracing::Instrument as _;
 
 use crate::answer::{is_settled, with_run};
 use crate::app::App;
+use crate::auth::Ring;
 use crate::config::Config;
 use crate::phase::{Phase, Signal};
 use crate::problem::Problem;
@@ -26,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) app: App,
     pub(crate) config: Config,
     pub(crate) phase: Signal,
+    /// Who may come in.
+    pub(crate) ring: Ring,
     /// Turns for large bodies; never closed.
     pub(crate) large_bodies: Semaphore,
 }
@@ -33,7 +36,8 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(app: App, config: Config) -> Arc<Self> {
         let large_bodies = Semaphore::new(config.large_bodies);
-        Arc::new(Self { app, config, phase: Signal::new(), large_bodies })
+        let ring = Ring::new(Arc::clone(&app.keys), Arc::clone(&app.clock), app.owner.clone(), config.require_keys);
+        Arc::new(Self { app, config, phase: Signal::new(), ring, large_bodies })
     }
 }
 

@@ -1,4 +1,4 @@
-//! In-memory stand-ins for the model and the hands, for tests of what runs on top of them.
+//! In-memory stand-ins for the model, the hands and the keys, for tests of what runs on top of them.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +12,10 @@ use torpor_core::id::{CallId, Epoch, SessionKey};
 use torpor_core::message::{Assistant, Block, StopReason, ToolResult, Usage};
 use torpor_core::model::{self, Delta, Message, ModelClient, Prepared, Request};
 use torpor_core::sandbox::{self, Call, Ended, Forgotten, Identity, Open, Sandbox, SandboxTransport};
+
+mod keys;
+
+pub use keys::FakeKeys;
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)

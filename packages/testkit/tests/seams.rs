@@ -6,9 +6,10 @@ use std::time::Duration;
 use serde_json::json;
 use torpor_core::{Clock, SystemClock};
 use torpor_testkit::clock::ManualClock;
+use torpor_testkit::conformance::keys::Keys;
 use torpor_testkit::conformance::sandbox::Hands;
 use torpor_testkit::conformance::small::check_clock;
-use torpor_testkit::fakes::{FakeHands, FakeSandbox};
+use torpor_testkit::fakes::{FakeHands, FakeKeys, FakeSandbox};
 
 async fn fake_hands() -> Hands {
     let hands = FakeHands::start();
@@ -28,6 +29,12 @@ async fn fake_hands() -> Hands {
 }
 
 torpor_testkit::sandbox_conformance!(fake_hands);
+
+async fn fake_keys() -> Keys {
+    Keys { store: FakeKeys::new(), keep: Box::new(()) }
+}
+
+torpor_testkit::key_conformance!(fake_keys);
 
 #[tokio::test]
 async fn clocks_keep_time() {

@@ -70,6 +70,8 @@ impl Runtime {
             log: store.clone(),
             live,
             runs: store.clone(),
+            keys: store.clone(),
+            owner: None,
             settings: Arc::new(config.harness.clone()),
             sandbox: sandbox.clone().map(|s| s as Arc<dyn SandboxTransport>),
             local: Some(Arc::new(InProcess(worker.clone()))),

@@ -21,7 +21,7 @@ fn a_prompt_and_a_review_are_accepted() {
         "item": {"item_id": "i1", "file": "a.rs", "pattern": "unsafe", "require_approval": false}}))
     .unwrap();
     assert!(matches!(e.spec.work, Work::Review { .. }));
-    assert_eq!((e.tenant.as_str(), e.spec.budget.max_turns), ("default", Some(7)));
+    assert_eq!((e.tenant, e.spec.budget.max_turns), (None, Some(7)));
 }
 
 #[test]

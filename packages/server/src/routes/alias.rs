@@ -10,6 +10,7 @@ use axum::response::{IntoResponse as _, Response};
 use http::{HeaderName, HeaderValue, header};
 
 use super::{query, runs};
+use crate::auth::Caller;
 use crate::submit::Shared;
 
 /// Since when a route is deprecated (RFC 9745).
@@ -18,12 +19,12 @@ const DEPRECATION: HeaderName = HeaderName::from_static("deprecation");
 /// 20 November 2026: the names were deprecated from the first release on.
 const SINCE: HeaderValue = HeaderValue::from_static("@1795132800");
 
-pub(crate) async fn submit(state: State<Arc<Shared>>, request: Request) -> Response {
-    mark(runs::submit(state, request).await.into_response(), "</runs>; rel=\"successor-version\"")
+pub(crate) async fn submit(state: State<Arc<Shared>>, caller: Caller, request: Request) -> Response {
+    mark(runs::submit(state, caller, request).await.into_response(), "</runs>; rel=\"successor-version\"")
 }
 
-pub(crate) async fn status(state: State<Arc<Shared>>, request: Request) -> Response {
-    mark(query::status(state, request).await.into_response(), "</runs/status>; rel=\"successor-version\"")
+pub(crate) async fn status(state: State<Arc<Shared>>, caller: Caller, request: Request) -> Response {
+    mark(query::status(state, caller, request).await.into_response(), "</runs/status>; rel=\"successor-version\"")
 }
 
 fn mark(mut response: Response, successor: &'static str) -> Response {

@@ -13,6 +13,7 @@ use torpor_core::queue::Cancelled;
 use torpor_core::run::Record;
 
 use crate::answer::{self, Shown};
+use crate::auth::Caller;
 use crate::problem::Problem;
 use crate::routes::query::run_of;
 use crate::submit::Shared;
@@ -21,8 +22,13 @@ use crate::submit::Shared;
 const WAIT: Duration = Duration::from_secs(5);
 
 /// 200 with the record once the run has ended, however it did; 202 if that takes longer than a caller should wait.
-pub(crate) async fn cancel(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
+pub(crate) async fn cancel(
+    State(shared): State<Arc<Shared>>,
+    caller: Caller,
+    request: Request,
+) -> Result<Response, Problem> {
     let run = run_of(request.uri(), "/cancel")?;
+    caller.may_touch(&shared, &run).await?;
     let record = match shared.app.queue.cancel(&run).await? {
         Cancelled::Unknown => return Err(Problem::unknown_run()),
         Cancelled::Ended(record) => record,

@@ -20,6 +20,7 @@ use torpor_core::problem::Code;
 use torpor_core::run::Record;
 use torpor_core::{Position, store};
 
+use crate::auth::Caller;
 use crate::phase::Phase;
 use crate::problem::Problem;
 use crate::routes::query::{parameters, run_of};
@@ -43,12 +44,16 @@ struct Stream {
     over: bool,
 }
 
-pub(crate) async fn events(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
+pub(crate) async fn events(
+    State(shared): State<Arc<Shared>>,
+    caller: Caller,
+    request: Request,
+) -> Result<Response, Problem> {
     let run = run_of(request.uri(), "/events")?;
     let after = after(request.uri(), request.headers())?;
     // Following comes before reading, so that no piece falls between the two.
     let live = shared.app.live.follow(&run);
-    let record = shared.app.runs.get(&run).await?.ok_or_else(Problem::unknown_run)?;
+    let record = caller.run(&shared, &run).await?;
     let sent = record.log_from.map(|from| Position(from.0 - 1).max(after));
     let stream = Stream {
         shared,

@@ -8,13 +8,13 @@ use axum::extract::{Query, Request, State};
 use axum::response::Response;
 use http::{StatusCode, Uri};
 use serde::Serialize;
-use torpor_core::id::DEFAULT_TENANT;
 use torpor_core::outcome::Status;
 use torpor_core::problem::Code;
 use torpor_core::run::Filter;
 use torpor_core::{RunId, SessionKey, Timestamp, store};
 
 use crate::answer::{self, Shown};
+use crate::auth::Caller;
 use crate::problem::Problem;
 use crate::submit::Shared;
 
@@ -27,13 +27,21 @@ const DEFAULT_PAGE: usize = 50;
 /// The longest cursor that could be one of ours, in bytes.
 const MAX_CURSOR: usize = 512;
 
-pub(crate) async fn record(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
+pub(crate) async fn record(
+    State(shared): State<Arc<Shared>>,
+    caller: Caller,
+    request: Request,
+) -> Result<Response, Problem> {
     let id = run_of(request.uri(), "")?;
-    let record = shared.app.runs.get(&id).await?.ok_or_else(Problem::unknown_run)?;
+    let record = caller.run(&shared, &id).await?;
     Ok(answer::json(StatusCode::OK, &Shown::whole(&record)))
 }
 
-pub(crate) async fn list(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
+pub(crate) async fn list(
+    State(shared): State<Arc<Shared>>,
+    caller: Caller,
+    request: Request,
+) -> Result<Response, Problem> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Listed<'a> {
@@ -41,7 +49,14 @@ pub(crate) async fn list(State(shared): State<Arc<Shared>>, request: Request) ->
         #[serde(skip_serializing_if = "Option::is_none")]
         next_cursor: Option<&'a str>,
     }
-    let filter = filter(request.uri())?;
+    let mut filter = filter(request.uri())?;
+    if !caller.is_everywhere() {
+        match caller.acts_for(filter.tenant.as_deref()) {
+            Some(own) => filter.tenant = Some(own.to_owned()),
+            // Another tenant's runs do not exist.
+            None => return Ok(answer::json(StatusCode::OK, &Listed { runs: Vec::new(), next_cursor: None })),
+        }
+    }
     let page = shared.app.runs.list(&filter).await.map_err(|e| match e {
         // The one lasting refusal that a caller can cause.
         store::Error::Failed(_) if filter.cursor.is_some() => {
@@ -54,7 +69,11 @@ pub(crate) async fn list(State(shared): State<Arc<Shared>>, request: Request) ->
 }
 
 /// How the latest run of a session stands, with nothing around it: for clients that poll.
-pub(crate) async fn status(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
+pub(crate) async fn status(
+    State(shared): State<Arc<Shared>>,
+    caller: Caller,
+    request: Request,
+) -> Result<Response, Problem> {
     let (mut session, mut tenant) = (None, None);
     for (name, value) in parameters(request.uri())? {
         match name.as_str() {
@@ -66,10 +85,10 @@ pub(crate) async fn status(State(shared): State<Arc<Shared>>, request: Request) 
     let session = session.filter(|s| !s.is_empty()).ok_or_else(|| {
         Problem::new(Code::SessionIdRequired, "The query parameter `sessionId` is required and must not be empty.")
     })?;
-    let tenant = tenant.filter(|t| !t.is_empty()).unwrap_or_else(|| DEFAULT_TENANT.to_owned());
     let unknown =
         || Problem::new(Code::RunNotFound, "This tenant has no run with this `sessionId`, or it has expired.");
-    let key = SessionKey::new(&tenant, &session).map_err(|_| unknown())?;
+    let tenant = caller.acts_for(tenant.as_deref().filter(|t| !t.is_empty())).ok_or_else(unknown)?;
+    let key = SessionKey::new(tenant, &session).map_err(|_| unknown())?;
     let record = shared.app.runs.latest(&key).await?.ok_or_else(unknown)?;
     Ok(answer::standing(&record))
 }

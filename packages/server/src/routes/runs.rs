@@ -15,6 +15,7 @@ use torpor_core::{RunId, SessionKey};
 use torpor_harness::Refused;
 
 use crate::answer;
+use crate::auth::Caller;
 use crate::body;
 use crate::headers::{idempotency_key, prefers_async};
 use crate::problem::Problem;
@@ -23,7 +24,11 @@ use crate::submit::{self, Key, Shared, check_open};
 /// Tells the client that its preference was followed.
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
-pub(crate) async fn submit(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
+pub(crate) async fn submit(
+    State(shared): State<Arc<Shared>>,
+    caller: Caller,
+    request: Request,
+) -> Result<Response, Problem> {
     check_open(&shared)?;
     let (parts, body) = request.into_parts();
     let key = idempotency_key(&parts.headers)?;
@@ -33,9 +38,12 @@ pub(crate) async fn submit(State(shared): State<Arc<Shared>>, request: Request) 
 
     let preferred = prefers_async(&parts.headers);
     let at_once = envelope.run_async || preferred;
-    let ticket =
-        submit::submit(&shared, NewRun { trace: parts.extensions.get().cloned(), ..new_run(envelope, key)? }, !at_once)
-            .await?;
+    let ticket = submit::submit(
+        &shared,
+        NewRun { trace: parts.extensions.get().cloned(), ..new_run(&caller, envelope, key)? },
+        !at_once,
+    )
+    .await?;
     let mut response = match (at_once, &ticket.settled) {
         (true, Some(record)) => answer::outcome(record),
         (true, None) => answer::accepted(&ticket.session, &ticket.run),
@@ -65,7 +73,7 @@ fn check_spec(shared: &Shared, spec: &Spec) -> Result<(), Problem> {
     })
 }
 
-fn new_run(envelope: Envelope, key: Option<&str>) -> Result<NewRun, Problem> {
+fn new_run(caller: &Caller, envelope: Envelope, key: Option<&str>) -> Result<NewRun, Problem> {
     let key = key.map(Key::Header).or_else(|| envelope.session_id.as_deref().map(Key::Session));
     let idempotency = key.map(|key| key.with(envelope.body_hash));
     let fresh;
@@ -76,8 +84,11 @@ fn new_run(envelope: Envelope, key: Option<&str>) -> Result<NewRun, Problem> {
             &fresh
         }
     };
+    let tenant = caller.acts_for(envelope.tenant.as_deref()).ok_or_else(|| {
+        Problem::new(Code::Forbidden, "The API key belongs to another tenant than the one that `tenant` names.")
+    })?;
     // Both parts were checked by the envelope's parser.
-    let session = SessionKey::new(&envelope.tenant, session)
+    let session = SessionKey::new(tenant, session)
         .map_err(|e| Problem::field(Code::EnvelopeInvalid, "sessionId", e.to_string()))?;
     Ok(NewRun {
         run_id: RunId::generate(),

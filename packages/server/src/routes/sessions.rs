@@ -10,11 +10,11 @@ use axum::response::Response;
 use http::{StatusCode, Uri};
 use serde::Serialize;
 use serde_json::Value;
-use torpor_core::id::DEFAULT_TENANT;
 use torpor_core::problem::Code;
 use torpor_core::{Position, SessionKey};
 
 use crate::answer::{self, Shown};
+use crate::auth::Caller;
 use crate::problem::Problem;
 use crate::routes::events;
 use crate::routes::query::parameters;
@@ -27,6 +27,7 @@ const DEFAULT_PAGE: usize = 100;
 /// What a session is, in a few words.
 pub(crate) async fn summary(
     State(shared): State<Arc<Shared>>,
+    caller: Caller,
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, Problem> {
@@ -39,7 +40,7 @@ pub(crate) async fn summary(
         #[serde(skip_serializing_if = "Option::is_none")]
         latest_run: Option<Shown<'a>>,
     }
-    let asked = Asked::read(&id, request.uri())?;
+    let asked = Asked::read(&caller, &id, request.uri())?;
     let latest = shared.app.runs.latest(&asked.session).await?;
     let head = head(&shared, &asked.session).await?;
     if latest.is_none() && head == Position(0) {
@@ -57,6 +58,7 @@ pub(crate) async fn summary(
 /// A page of the log, oldest first.
 pub(crate) async fn log(
     State(shared): State<Arc<Shared>>,
+    caller: Caller,
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, Problem> {
@@ -67,7 +69,7 @@ pub(crate) async fn log(
         #[serde(skip_serializing_if = "Option::is_none")]
         next_after: Option<Position>,
     }
-    let asked = Asked::read(&id, request.uri())?;
+    let asked = Asked::read(&caller, &id, request.uri())?;
     let head = head(&shared, &asked.session).await?;
     if head == Position(0) && shared.app.runs.latest(&asked.session).await?.is_none() {
         return Err(unknown());
@@ -98,12 +100,12 @@ struct Asked {
 }
 
 impl Asked {
-    fn read(id: &str, uri: &Uri) -> Result<Self, Problem> {
-        let (mut tenant, mut after, mut limit) = (DEFAULT_TENANT.to_owned(), Position(0), DEFAULT_PAGE);
+    fn read(caller: &Caller, id: &str, uri: &Uri) -> Result<Self, Problem> {
+        let (mut tenant, mut after, mut limit) = (None, Position(0), DEFAULT_PAGE);
         for (name, value) in parameters(uri)? {
             let invalid = |expected: &str| Problem::field(Code::RequestInvalid, &name, expected);
             match name.as_str() {
-                "tenant" => tenant = value,
+                "tenant" => tenant = Some(value),
                 "after" => {
                     let read = value.parse().map(Position);
                     after = read.map_err(|_| invalid("must be a position: an integer of 0 or more"))?;
@@ -115,7 +117,8 @@ impl Asked {
                 _ => return Err(invalid("is not a known parameter; there are tenant, after and limit")),
             }
         }
-        let session = SessionKey::new(&tenant, id).map_err(|_| unknown())?;
+        let tenant = caller.acts_for(tenant.as_deref()).ok_or_else(unknown)?;
+        let session = SessionKey::new(tenant, id).map_err(|_| unknown())?;
         Ok(Self { session, after, limit })
     }
 }

@@ -15,6 +15,7 @@ use torpor_core::queue::{Expects, NewRun};
 use torpor_core::{RunId, SessionKey};
 
 use crate::answer;
+use crate::auth::Caller;
 use crate::body;
 use crate::headers::idempotency_key;
 use crate::problem::Problem;
@@ -23,7 +24,11 @@ use crate::submit::{self, Key, Shared, check_open};
 /// The most unknown fields that are named in one answer.
 const MAX_NAMED: usize = 20;
 
-pub(crate) async fn turn(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
+pub(crate) async fn turn(
+    State(shared): State<Arc<Shared>>,
+    caller: Caller,
+    request: Request,
+) -> Result<Response, Problem> {
     check_open(&shared)?;
     let (parts, body) = request.into_parts();
     let key = idempotency_key(&parts.headers)?;
@@ -33,9 +38,10 @@ pub(crate) async fn turn(State(shared): State<Arc<Shared>>, request: Request) ->
     let Asked { prompt, session_id } = parse(body)?;
     check_open(&shared)?; // the body may have taken its time
 
+    let tenant = caller.tenant().unwrap_or(DEFAULT_TENANT);
     let (session, expects) = match session_id {
-        Some(id) => (SessionKey::new(DEFAULT_TENANT, &id), Expects::Existing),
-        None => (SessionKey::new(DEFAULT_TENANT, &uuid::Uuid::new_v4().to_string()), Expects::New),
+        Some(id) => (SessionKey::new(tenant, &id), Expects::Existing),
+        None => (SessionKey::new(tenant, &uuid::Uuid::new_v4().to_string()), Expects::New),
     };
     let session = session.map_err(|e| {
         Problem::new(Code::SessionNotFound, format!("There is no session with this `sessionId`: an id {e}."))

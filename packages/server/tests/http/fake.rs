@@ -24,7 +24,7 @@ use torpor_core::run::{Filter, Page, Record, RunStore};
 use torpor_core::{Epoch, Position, RunId, SessionKey, SystemClock, Timestamp, WorkerId, model, store};
 use torpor_harness::Settings;
 use torpor_server::{App, Check, LocalWorker, Room};
-use torpor_testkit::fakes::{FakeHands, FakeSandbox};
+use torpor_testkit::fakes::{FakeHands, FakeKeys, FakeSandbox};
 
 use crate::client::PATIENCE;
 
@@ -41,6 +41,7 @@ struct Inner {
 pub(crate) struct Fake {
     inner: Mutex<Inner>,
     changed: watch::Sender<u64>,
+    pub(crate) keys: Arc<FakeKeys>,
     /// Makes every call fail.
     pub(crate) down: AtomicBool,
     /// Makes `enqueue` take until it is set back.
@@ -55,6 +56,7 @@ impl Fake {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             inner: Mutex::default(),
+            keys: FakeKeys::new(),
             changed: watch::Sender::new(0),
             down: AtomicBool::new(false),
             slow: watch::Sender::new(false),
@@ -69,6 +71,8 @@ impl Fake {
             log: Arc::clone(self) as _,
             live: Default::default(),
             runs: Arc::clone(self) as _,
+            keys: self.keys.clone(),
+            owner: None,
             settings: Arc::new(Settings::new(model::Ref::parse("anthropic/claude-x").unwrap())),
             sandbox: Some(Arc::new(FakeSandbox(FakeHands::start()))),
             local: Some(Arc::new(Local(Arc::clone(self)))),
@@ -206,7 +210,10 @@ impl SessionLog for Fake {
         Ok(Vec::new())
     }
 
-    async fn wait_beyond(&self, _: &SessionKey, _: Position, _: Duration) -> Result<Position, store::Error> {
+    async fn wait_beyond(&self, _: &SessionKey, _: Position, max: Duration) -> Result<Position, store::Error> {
+        if max.is_zero() {
+            return Ok(Position(0));
+        }
         std::future::pending().await
     }
 }

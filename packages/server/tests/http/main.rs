@@ -10,3 +10,4 @@ mod queries;
 mod submits;
 mod transport;
 mod turns;
+mod walls;
