@@ -122,8 +122,9 @@ fn sandbox_specs() -> Vec<Spec> {
     vec![
         Spec {
             name: "read",
-            description: "Read a text file. Shows at most 2,000 lines or 50 KiB, whichever comes first; when there is \
-                          more, the answer ends with the `offset` to go on from. Prefer this over `cat` or `sed`.",
+            description: "Read a file. Of a text file it shows at most 2,000 lines or 50 KiB, whichever comes first; when \
+                          there is more, the answer ends with the `offset` to go on from. Prefer this over `cat` or \
+                          `sed`. A PNG, JPEG, GIF or WebP picture is shown as a picture, if you can see pictures.",
             schema: object(
                 &["path"],
                 json!({

@@ -4,7 +4,7 @@
 //! from there. The cut is never between a call and its result. The log itself keeps everything.
 
 use torpor_core::entry::{Body, OpenRun};
-use torpor_core::message::{Block, Content, ToolResult};
+use torpor_core::message::{Block, Content, IMAGE_TOKENS, ToolResult};
 use torpor_core::model::{Message, Prepared};
 use torpor_core::outcome::{FailReason, Outcome};
 
@@ -40,7 +40,7 @@ impl Leaf<'_> {
         if left_out {
             messages.push(Message::User(prompt::LEFT_OUT.to_owned()));
         }
-        messages.extend_from_slice(old);
+        messages.extend(without_images(old, prompt::IMAGE_IN_SUMMARY));
         messages.push(Message::User(prompt::SUMMARISE.to_owned()));
         let prepared = match self.prepare(&messages) {
             Ok(prepared) => prepared,
@@ -51,7 +51,9 @@ impl Leaf<'_> {
         self.writer.commit().await?;
         let answer = match self.call_model(&prepared, None).await {
             Called::Answered(answer, _) => answer,
-            Called::TooLong(message) | Called::Failed(message) => return self.no_summary(message).await,
+            Called::TooLong(message) | Called::ImagesRefused(message) | Called::Failed(message) => {
+                return self.no_summary(message).await;
+            }
             Called::Interrupted(why) => return Ok(Compacted::Ended(self.interrupted(why).await.map(Some))),
         };
         let mut spent = self.state().spent.clone();
@@ -108,14 +110,19 @@ fn last_boundary(messages: &[Message]) -> usize {
     messages.iter().rposition(|m| !matches!(m, Message::Tools(_))).unwrap_or(0)
 }
 
-/// Estimated tokens of a message, by the rule of thumb of four bytes a token.
+/// The same messages with `note` in the place of every picture.
+pub(crate) fn without_images(messages: &[Message], note: &str) -> Vec<Message> {
+    messages.iter().map(|m| m.replace_images(note, || false)).collect()
+}
+
+/// Estimated tokens of a message: a fixed number for a picture, else by the rule of thumb of four bytes a token.
 pub(crate) fn weight(message: &Message) -> u64 {
     let bytes = match message {
         Message::User(text) => text.len(),
         Message::Assistant(answer) => answer.blocks.iter().map(block_bytes).sum(),
         Message::Tools(results) => results.iter().map(|(id, r)| id.len() + result_bytes(r)).sum(),
     };
-    bytes as u64 / 4 + 1
+    bytes as u64 / 4 + message.images().count() as u64 * IMAGE_TOKENS + 1
 }
 
 fn block_bytes(block: &Block) -> usize {
@@ -127,5 +134,5 @@ fn block_bytes(block: &Block) -> usize {
 }
 
 fn result_bytes(result: &ToolResult) -> usize {
-    result.content.iter().map(|Content::Text { text }| text.len()).sum()
+    result.content.iter().filter_map(Content::as_text).map(str::len).sum()
 }

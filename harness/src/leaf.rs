@@ -207,6 +207,8 @@ pub(crate) struct Leaf<'a> {
     pub(crate) sandbox: Option<Arc<dyn Sandbox>>,
     /// Whether the conversation was shortened because the provider refused its length.
     pub(crate) shortened: bool,
+    /// Whether images are left out because the provider refused them.
+    pub(crate) blind: bool,
     stop: Stop,
 }
 
@@ -217,7 +219,7 @@ impl<'a> Leaf<'a> {
         let writer = Writer::new(deps.log.clone(), deps.clock.clone(), owner, head, state, patience);
         let budget = deps.settings.budget(&lease.record.spec);
         let trace = lease.record.trace.as_ref().map_or_else(trace::Context::fresh, trace::Context::child);
-        Self { deps, lease, writer, budget, trace, sandbox: None, shortened: false, stop }
+        Self { deps, lease, writer, budget, trace, sandbox: None, shortened: false, blind: false, stop }
     }
 
     /// Reads the tail and derives the state. A session without entries costs no read.

@@ -10,7 +10,7 @@ use torpor_core::outcome::{FailReason, Outcome};
 use torpor_core::{message::Assistant, tool};
 
 use crate::catalogue;
-use crate::compaction::Compacted;
+use crate::compaction::{Compacted, without_images};
 use crate::leaf::{Interrupt, Leaf, Step};
 use crate::prompt;
 use crate::settings::RetryPolicy;
@@ -20,6 +20,8 @@ pub(crate) enum Called {
     Answered(Assistant, u32),
     /// It does not fit into the model's window.
     TooLong(String),
+    /// The provider does not take its images.
+    ImagesRefused(String),
     Failed(String),
     Interrupted(Interrupt),
 }
@@ -46,6 +48,12 @@ impl Leaf<'_> {
                 Ok(None)
             }
             Called::TooLong(message) => self.shorten_once(&prepared, message).await,
+            // Once more without them. Whoever takes over finds out anew: the model behind a name may have changed.
+            Called::ImagesRefused(message) => {
+                tracing::warn!(run = %self.run(), error = %message, "the model takes no images; going on without them");
+                self.blind = true;
+                Ok(None)
+            }
             Called::Failed(message) => self.end(Outcome::failed(FailReason::Model, message)).await.map(Some),
             Called::Interrupted(i) => self.interrupted(i).await.map(Some),
         }
@@ -78,8 +86,20 @@ impl Leaf<'_> {
             .map(|known| known.tool.spec().clone())
             .collect();
         let system = prompt::system(started.workdir.as_deref());
+        let blinded;
+        let messages = if self.blind {
+            blinded = without_images(messages, prompt::IMAGE_REFUSED);
+            &blinded
+        } else {
+            messages
+        };
         let request = Request { model: &model, system: &system, tools: &tools, messages };
         self.deps.models.prepare(&request).map_err(|e| e.to_string())
+    }
+
+    /// Whether requests for an answer have images.
+    fn shows_images(&self) -> bool {
+        !self.blind && self.state().messages.iter().any(|m| m.images().next().is_some())
     }
 
     /// Calls with retries. Pieces of the answer to the request at `shown` go to live followers.
@@ -88,6 +108,7 @@ impl Leaf<'_> {
         // One span for the call with all its attempts, as it is one for the loop.
         let prepared = Prepared { trace: Some(self.trace.child()), ..prepared.clone() };
         let interrupt = self.interrupt();
+        let has_images = shown.is_some() && self.shows_images();
         let work = async {
             let mut attempt = 1;
             loop {
@@ -103,6 +124,9 @@ impl Leaf<'_> {
                 };
                 if e.overflow {
                     return Called::TooLong(e.message);
+                }
+                if e.images && has_images {
+                    return Called::ImagesRefused(e.message);
                 }
                 if e.retry == Retry::Never || attempt >= policy.attempts {
                     return Called::Failed(failure(&e.message, attempt));

@@ -50,6 +50,11 @@ Facts: values, paths, error texts and findings that will be needed, verbatim.";
 /// Stands for messages that do not even fit into the request for a summary.
 pub(crate) const LEFT_OUT: &str = "(The beginning of the conversation is left out here.)";
 
+/// In the place of an image in a request for a summary.
+pub(crate) const IMAGE_IN_SUMMARY: &str = "[The image is left out here.]";
+/// In the place of an image for a model that refused them.
+pub(crate) const IMAGE_REFUSED: &str = "[The image is not shown: this model takes no images.]";
+
 /// The message that stands for what was summarised.
 pub(crate) fn summary(text: &str) -> String {
     let text =

@@ -419,6 +419,44 @@ async fn a_refusal_for_length_is_answered_with_a_summary_once() {
     assert_eq!(summaries(&rig), 1);
 }
 
+fn pictures(messages: &[Message]) -> usize {
+    messages.iter().flat_map(Message::images).count()
+}
+
+#[tokio::test]
+async fn a_picture_is_shown_to_the_model_and_left_out_of_summaries() {
+    let mut steps: Vec<_> = (0..40).map(|n| bash(&format!("step {n}"))).collect();
+    steps.insert(3, Ok(calls(&[("read", json!({"path": "picture.png"}))])));
+    let rig = rig_with(FakeModel::numbered(steps));
+    rig.model.set_room(2_000);
+    let record = rig.go(Spec::prompt("go")).await;
+    assert_eq!(record.status, Status::Done, "{record:?}");
+    let seen = rig.model.seen();
+    let asks = |m: &[Message]| matches!(m.last(), Some(Message::User(t)) if t.contains("Write a summary"));
+    assert!(seen.iter().any(|m| !asks(m) && pictures(m) == 1));
+    assert!(summaries(&rig) > 0 && seen.iter().filter(|m| asks(m)).all(|m| pictures(m) == 0));
+    let log = serde_json::to_string(&rig.log(&record.session).await).unwrap();
+    assert!(log.contains(r#"{"type":"image","mediaType":"image/png","data":"iVBORw0KGgo="}"#), "{log}");
+}
+
+#[tokio::test]
+async fn a_model_that_refuses_pictures_is_asked_again_without_them() {
+    let refused = || model::Error { images: true, ..model::Error::new(Retry::Never, "no image input") };
+    let rig = rig(vec![Ok(calls(&[("read", json!({"path": "picture.png"}))])), bash("true")]);
+    rig.model.stumble_at(1, refused());
+    let record = rig.go(Spec::prompt("go")).await;
+    assert_eq!(record.status, Status::Done, "{record:?}");
+    let shown: Vec<usize> = rig.model.seen().iter().map(|m| pictures(m)).collect();
+    assert_eq!(shown, [0, 1, 0, 0]);
+    check_log(&rig.log(&record.session).await);
+
+    // An error that speaks of images where there are none is an error like any other.
+    let rig = self::rig(vec![]);
+    rig.model.stumble(vec![refused()]);
+    let record = rig.go(Spec::prompt("go")).await;
+    assert_eq!(failed(&record).1, "no image input");
+}
+
 #[tokio::test]
 async fn a_cancel_reaches_a_running_command_and_a_waiting_model_call() {
     let in_a_command = rig(vec![bash("hang")]);

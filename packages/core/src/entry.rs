@@ -11,8 +11,8 @@ use crate::message::{Assistant, ToolResult, Usage};
 use crate::outcome::Outcome;
 use crate::sandbox;
 
-/// The schema version this build writes.
-pub const SCHEMA: u16 = 1;
+/// The schema version this build writes. 2: results of tools may hold images.
+pub const SCHEMA: u16 = 2;
 
 /// The oldest schema version this build reads.
 pub const OLDEST_SCHEMA: u16 = 1;

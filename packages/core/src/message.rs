@@ -117,6 +117,10 @@ impl Assistant {
     }
 }
 
+/// What a picture counts, in tokens, where nothing was counted by a provider. Pictures are made smaller before a model
+/// sees them, so their bytes say nothing; this is about what the largest one costs with most models.
+pub const IMAGE_TOKENS: u64 = 1_600;
+
 /// One part of a tool's answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -126,6 +130,25 @@ pub enum Content {
         /// The text.
         text: String,
     },
+    /// A picture. A text beside it says what it is, for those who cannot see it.
+    #[serde(rename_all = "camelCase")]
+    Image {
+        /// `image/png`, `image/jpeg`, `image/gif` or `image/webp`, by what the file holds.
+        media_type: String,
+        /// The file in base64.
+        data: String,
+    },
+}
+
+impl Content {
+    /// The text of a text part.
+    #[must_use]
+    pub fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::Text { text } => Some(text),
+            Self::Image { .. } => None,
+        }
+    }
 }
 
 /// What the model is told about a tool call.
@@ -155,7 +178,23 @@ impl ToolResult {
     /// The text parts, joined by line breaks.
     #[must_use]
     pub fn as_text(&self) -> String {
-        let parts: Vec<&str> = self.content.iter().map(|Content::Text { text }| text.as_str()).collect();
+        let parts: Vec<&str> = self.content.iter().filter_map(Content::as_text).collect();
         parts.join("\n")
+    }
+
+    /// Whether there is anything to be seen in it.
+    #[must_use]
+    pub fn has_images(&self) -> bool {
+        self.content.iter().any(|c| matches!(c, Content::Image { .. }))
+    }
+
+    /// The same with `note` in the place of every picture that `keep` refuses.
+    #[must_use]
+    pub fn replace_images(&self, note: &str, mut keep: impl FnMut() -> bool) -> Self {
+        let part = |part: &Content| match part {
+            Content::Image { .. } if !keep() => Content::Text { text: note.to_owned() },
+            part => part.clone(),
+        };
+        Self { content: self.content.iter().map(part).collect(), is_error: self.is_error }
     }
 }

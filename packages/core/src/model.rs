@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::message::{Assistant, ToolResult};
+use crate::message::{Assistant, Content, ToolResult};
 use crate::tool;
 use crate::trace;
 
@@ -51,6 +51,29 @@ pub enum Message {
     Assistant(Assistant),
     /// Answers to every tool use of the message before, in its order: (tool use id, result).
     Tools(Vec<(String, ToolResult)>),
+}
+
+impl Message {
+    /// The pictures in it, by the length of their base64, in order.
+    pub fn images(&self) -> impl Iterator<Item = usize> {
+        let results = if let Self::Tools(results) = self { results.as_slice() } else { &[] };
+        results.iter().flat_map(|(_, r)| &r.content).filter_map(|part| match part {
+            Content::Image { data, .. } => Some(data.len()),
+            Content::Text { .. } => None,
+        })
+    }
+
+    /// The same with `note` in the place of every picture that `keep`, asked in order, refuses.
+    #[must_use]
+    pub fn replace_images(&self, note: &str, mut keep: impl FnMut() -> bool) -> Self {
+        match self {
+            Self::Tools(results) => {
+                let results = results.iter().map(|(id, r)| (id.clone(), r.replace_images(note, &mut keep)));
+                Self::Tools(results.collect())
+            }
+            other => other.clone(),
+        }
+    }
 }
 
 /// What to send. Byte-stable: the same value always encodes to the same bytes.
@@ -113,13 +136,15 @@ pub struct Error {
     pub retry: Retry,
     /// The request does not fit the model's context window.
     pub overflow: bool,
+    /// The provider does not take the pictures of the request: without them it may.
+    pub images: bool,
 }
 
 impl Error {
     /// An error with its retry decision.
     #[must_use]
     pub fn new(retry: Retry, message: impl Into<String>) -> Self {
-        Self { message: message.into(), retry, overflow: false }
+        Self { message: message.into(), retry, overflow: false, images: false }
     }
 }
 

@@ -14,6 +14,7 @@ use torpor_core::model::{Error, Request, Retry};
 
 use crate::answer;
 use crate::config::{self, ANTHROPIC_BASE_URL, CacheMarks};
+use crate::images;
 use crate::remote::{Decode, Wire};
 use crate::transport::{self, Call, Refusal, retry_for};
 use crate::window;
@@ -105,6 +106,7 @@ impl Wire for Anthropic {
                 retry => retry,
             },
             overflow,
+            images: images::are_refused(status.as_u16(), &problem.message),
         }
     }
 }

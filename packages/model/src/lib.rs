@@ -12,6 +12,7 @@ pub mod sse;
 
 mod answer;
 mod anthropic;
+mod images;
 mod openai;
 mod pending;
 mod redact;

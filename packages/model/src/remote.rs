@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use torpor_core::message::Assistant;
 use torpor_core::model::{Delta, Error, ModelClient, Prepared, Request, Retry};
 
+use crate::images;
 use crate::redact::Redactor;
 use crate::sse;
 use crate::transport::{Call, Failure, Refusal, Reply, Transport};
@@ -45,7 +46,7 @@ pub(crate) trait Decode: Send {
 /// Makes what the seam calls a prepared request; `room` is the number of input tokens that fit.
 pub(crate) fn prepared(request: &Request<'_>, body: Bytes, room: u64) -> Prepared {
     let fingerprint = Sha256::digest(&body).iter().map(|b| format!("{b:02x}")).collect();
-    let estimate = body.len() as u64 / BYTES_PER_TOKEN;
+    let estimate = images::estimate(body.len(), request.messages, BYTES_PER_TOKEN);
     Prepared { model: request.model.clone(), body, fingerprint, estimate, room, trace: None }
 }
 
@@ -123,6 +124,8 @@ async fn read_stream(
 #[async_trait]
 impl<W: Wire> ModelClient for Remote<W> {
     fn prepare(&self, request: &Request<'_>) -> Result<Prepared, Error> {
+        let messages = images::sent(request.messages, self.known.takes_images(request.model));
+        let request = &Request { messages: &messages, ..*request };
         let declared = self.known.declared(request.model).map(|l| l.max_output);
         let limits = self.known.of(request.model);
         let room = limits.context_window.saturating_sub(limits.max_output.into());

@@ -16,39 +16,49 @@ pub struct Limits {
     pub context_window: u64,
     /// Output of one call.
     pub max_output: u32,
+    /// Whether it takes images; `None`: not said. A model that is not known to is told of them in words, since a
+    /// server whose model takes none refuses the whole request.
+    pub images: Option<bool>,
 }
 
+/// A model that takes images.
 const fn limits(context_window: u64, max_output: u32) -> Limits {
-    Limits { context_window, max_output }
+    Limits { context_window, max_output, images: Some(true) }
+}
+
+/// A model that takes text only.
+const fn text_only(context_window: u64, max_output: u32) -> Limits {
+    Limits { context_window, max_output, images: Some(false) }
 }
 
 /// For a model that nobody has said anything about. Most open models of the last years are served with at least this
 /// window; a server that was started with a smaller one needs a declaration.
-const FALLBACK: Limits = limits(128_000, 8_192);
+const FALLBACK: Limits = Limits { context_window: 128_000, max_output: 8_192, images: None };
 
 /// Limits by the beginning of a model's id; the first that fits counts, so longer beginnings stand before shorter ones.
 /// Source: the model overviews of the two makers (docs.claude.com "Models overview"; platform.openai.com, the page of
 /// each model). Where members of a family differ, the smallest counts: too small costs a summary, too large a refusal.
 const FAMILIES: &[(&str, Limits)] = &[
-    ("claude-2.0", limits(100_000, 4_096)),
-    ("claude-2", limits(200_000, 4_096)),
-    ("claude-instant", limits(100_000, 4_096)),
+    ("claude-2.0", text_only(100_000, 4_096)),
+    ("claude-2", text_only(200_000, 4_096)),
+    ("claude-instant", text_only(100_000, 4_096)),
     ("claude-3-5-", limits(200_000, 8_192)),
     ("claude-3-haiku", limits(200_000, 4_096)),
     ("claude-3-opus", limits(200_000, 4_096)),
     ("claude-3-sonnet", limits(200_000, 4_096)),
     ("claude-", limits(200_000, 32_000)),
-    ("gpt-3.5", limits(16_385, 4_096)),
+    ("gpt-3.5", text_only(16_385, 4_096)),
     ("gpt-4-turbo", limits(128_000, 4_096)),
     ("gpt-4.1", limits(1_047_576, 32_768)),
     ("gpt-4o", limits(128_000, 16_384)),
-    ("gpt-4-32k", limits(32_768, 8_192)),
-    ("gpt-4", limits(8_192, 8_192)),
+    ("gpt-4-32k", text_only(32_768, 8_192)),
+    ("gpt-4", text_only(8_192, 8_192)),
     ("gpt-5-chat", limits(128_000, 16_384)),
     ("gpt-5", limits(400_000, 128_000)),
-    ("o1-mini", limits(128_000, 65_536)),
-    ("o1-preview", limits(128_000, 32_768)),
+    ("o1-mini", text_only(128_000, 65_536)),
+    ("o1-preview", text_only(128_000, 32_768)),
     ("o1", limits(200_000, 100_000)),
+    ("o3-mini", text_only(200_000, 100_000)),
     ("o3", limits(200_000, 100_000)),
     ("o4-mini", limits(200_000, 100_000)),
 ];
@@ -75,6 +85,12 @@ impl Known {
     /// What was declared for a model; the more specific key wins.
     pub(crate) fn declared(&self, model: &Ref) -> Option<Limits> {
         self.0.get(&model.to_string()).or_else(|| self.0.get(&model.model)).copied()
+    }
+
+    /// Whether a model is known to take images.
+    pub(crate) fn takes_images(&self, model: &Ref) -> bool {
+        let declared = self.declared(model).and_then(|l| l.images);
+        declared.or_else(|| family(&model.model)?.images).unwrap_or(false)
     }
 
     /// What is known about a model, however little.
@@ -115,10 +131,10 @@ mod tests {
             ("openai/gpt-4o", limits(64_000, 1_000)),
             ("anthropic/gpt-4o", limits(128_000, 16_384)),
             ("openai/openai/gpt-4o-mini", limits(128_000, 16_384)),
-            ("openai/gpt-4-0613", limits(8_192, 8_192)),
+            ("openai/gpt-4-0613", text_only(8_192, 8_192)),
             ("openai/gpt-4.1-nano", limits(1_047_576, 32_768)),
             ("openai/gpt-5.1", limits(400_000, 128_000)),
-            ("openai/o3-mini", limits(200_000, 100_000)),
+            ("openai/o3-mini", text_only(200_000, 100_000)),
             ("anthropic/claude-opus-9", limits(200_000, 32_000)),
             ("anthropic/claude-3-5-haiku-latest", limits(200_000, 8_192)),
             ("openai/qwen3-coder", FALLBACK),
@@ -130,6 +146,25 @@ mod tests {
         // A beginning that stands behind a shorter one would never be found.
         for (i, (prefix, _)) in FAMILIES.iter().enumerate() {
             assert!(FAMILIES[..i].iter().all(|(p, _)| !prefix.starts_with(p)), "{prefix}");
+        }
+    }
+
+    #[test]
+    fn images_are_for_models_that_are_known_to_take_them() {
+        let declared = Limits { images: Some(true), ..FALLBACK };
+        let silent = Limits { images: None, ..FALLBACK };
+        let known = known(&[("llava", declared), ("claude-9", silent), ("gpt-4o-text", text_only(9, 1))]).unwrap();
+        for (model, expected) in [
+            ("openai/llava", true),
+            ("anthropic/claude-9", true),
+            ("openai/gpt-4o-text", false),
+            ("anthropic/claude-haiku-4-5", true),
+            ("openai/o3", true),
+            ("openai/o3-mini", false),
+            ("openai/gpt-4", false),
+            ("openai/qwen3-coder", false),
+        ] {
+            assert_eq!(known.takes_images(&Ref::parse(model).unwrap()), expected, "{model}");
         }
     }
 

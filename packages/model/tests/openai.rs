@@ -69,7 +69,7 @@ async fn a_server_that_knows_little_is_asked_for_little() {
         max_output_tokens: Some(900),
         ..config::Openai::default()
     };
-    let declared = Limits { context_window: 4_096, max_output: 512 };
+    let declared = Limits { context_window: 4_096, max_output: 512, images: None };
     let declarations = BTreeMap::from([("vendor/test-model".to_owned(), declared)]);
     let models = Models::new(&Config { openai, models: declarations, ..Config::default() }).unwrap();
     assert_eq!(send(&models, &[Message::User("hi".into())]).await.usage.total(), 0);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use torpor_core::id::{CallId, Epoch, SessionKey};
-use torpor_core::message::{Assistant, Block, StopReason, ToolResult, Usage};
+use torpor_core::message::{Assistant, Block, Content, StopReason, ToolResult, Usage};
 use torpor_core::model::{self, Delta, Message, ModelClient, Prepared, Request};
 use torpor_core::sandbox::{self, Call, Ended, Forgotten, Identity, Open, Sandbox, SandboxTransport};
 
@@ -54,6 +54,7 @@ pub struct FakeModel {
     numbered: bool,
     /// Errors to answer with first, one per request.
     stumbles: Mutex<Vec<model::Error>>,
+    stumble_at: Mutex<Option<(usize, model::Error)>>,
     seen: Mutex<Vec<Vec<Message>>>,
     /// Input tokens that fit; 0 stands for no limit.
     room: AtomicU64,
@@ -95,6 +96,11 @@ impl FakeModel {
         lock(&self.stumbles).extend(errors);
     }
 
+    /// Answers one request after `answers` answers of this turn with an error.
+    pub fn stumble_at(&self, answers: usize, error: model::Error) {
+        *lock(&self.stumble_at) = Some((answers, error));
+    }
+
     /// From now on only so many input tokens fit.
     pub fn set_room(&self, tokens: u64) {
         self.room.store(tokens, Ordering::SeqCst);
@@ -130,6 +136,10 @@ impl ModelClient for FakeModel {
         let body: Value = serde_json::from_slice(&prepared.body).unwrap_or_default();
         if body["summary"] == json!(true) {
             return Ok(says(&format!("[{}]", body["step"].as_u64().unwrap_or(0).saturating_sub(1))));
+        }
+        let due = lock(&self.stumble_at).take_if(|(at, _)| body["step"] == *at);
+        if let Some((_, e)) = due {
+            return Err(e);
         }
         let step = body["step"].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
         self.steps.get(step).cloned().unwrap_or_else(|| Ok(says("done")))
@@ -260,8 +270,8 @@ impl Sandbox for Attached {
         &self.identity
     }
 
-    /// `bash` with the command `hang` ends only by cancel or loss; `fail` is an error; everything else echoes its
-    /// arguments.
+    /// `bash` with the command `hang` ends only by cancel or loss; `fail` is an error; the path `picture.png` is a
+    /// picture; everything else echoes its arguments.
     async fn call(&self, call: Call) -> Result<Ended, sandbox::Error> {
         loop {
             let changed = self.hands.changed.notified();
@@ -286,6 +296,11 @@ impl Sandbox for Attached {
     }
 }
 
+fn picture() -> ToolResult {
+    let image = Content::Image { media_type: "image/png".into(), data: "iVBORw0KGgo=".into() };
+    ToolResult { content: vec![Content::Text { text: "[picture.png]".into() }, image], is_error: false }
+}
+
 impl Attached {
     /// Starts the call or looks at it; `None` while it runs.
     fn try_call(&self, call: &Call) -> Result<Option<Ended>, sandbox::Error> {
@@ -304,6 +319,7 @@ impl Attached {
         let result = match call.input["command"].as_str() {
             Some("hang") => None,
             Some("fail") => Some(ToolResult::error("Command exited with code 1")),
+            _ if call.input["path"] == "picture.png" => Some(picture()),
             _ => Some(ToolResult::text(format!("{} {}", call.tool, call.input))),
         };
         s.calls.insert(call.id.clone(), result.clone());

@@ -10,6 +10,7 @@ mod atomic;
 mod edit;
 mod find;
 mod grep;
+pub mod image;
 mod lines;
 mod lock;
 mod ls;
@@ -25,6 +26,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use image::Image;
 use serde_json::Value;
 
 /// Names that [`run`] knows.
@@ -54,6 +56,8 @@ impl Context {
 pub struct Output {
     /// Never empty, within [`output::MAX_LINES`] and [`output::MAX_BYTES`] apart from the notices at its end.
     pub text: String,
+    /// What is to be seen beside the text.
+    pub image: Option<Image>,
     /// Whether the model should read this as a failure.
     pub is_error: bool,
 }
@@ -65,17 +69,18 @@ pub(crate) type Answer = Result<String, String>;
 /// unknown tool, wrong arguments, a missing file) come back as an [`Output`] with `is_error`.
 #[must_use]
 pub fn run(name: &str, input: &Value, ctx: &Context) -> Output {
+    let text = |text| (text, None);
     let answer = ctx.check_cancelled().and_then(|()| match name {
         "read" => read::run(input, ctx),
-        "write" => write::run(input, ctx),
-        "edit" => edit::run(input, ctx),
-        "ls" => ls::run(input, ctx),
-        "grep" => grep::run(input, ctx),
-        "find" => find::run(input, ctx),
+        "write" => write::run(input, ctx).map(text),
+        "edit" => edit::run(input, ctx).map(text),
+        "ls" => ls::run(input, ctx).map(text),
+        "grep" => grep::run(input, ctx).map(text),
+        "find" => find::run(input, ctx).map(text),
         _ => Err(format!("Unknown tool: {name}. Known tools: {}.", NAMES.join(", "))),
     });
     match answer {
-        Ok(text) => Output { text, is_error: false },
-        Err(text) => Output { text, is_error: true },
+        Ok((text, image)) => Output { text, image, is_error: false },
+        Err(text) => Output { text, image: None, is_error: true },
     }
 }

@@ -1,13 +1,15 @@
-//! `read`: a page of a text file, streamed.
+//! `read`: a page of a text file, streamed, or a picture.
 //!
 //! Owns: paging, its notices, describing what is no text. Holds one page in memory at most, whatever the file's size.
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{self, BufReader};
+use std::os::unix::fs::FileExt;
 
 use serde_json::Value;
 
 use crate::args::Fields;
+use crate::image::{self, Image};
 use crate::lines::{Count, Line, LineReader, Stop};
 use crate::output::{Limit, MAX_BYTES, MAX_LINES, Page, size};
 use crate::sniff::{self, Kind};
@@ -34,20 +36,41 @@ fn arguments(input: &Value) -> Result<Arguments, String> {
     Ok(Arguments { path, offset, limit })
 }
 
-pub(crate) fn run(input: &Value, ctx: &Context) -> Answer {
+pub(crate) fn run(input: &Value, ctx: &Context) -> Result<(String, Option<Image>), String> {
     let args = arguments(input)?;
     let target = path::resolve(ctx, &args.path)?;
     let (file, meta) = open::regular(ctx, &args.path, &target)?;
+    let failed = |e: &io::Error| path::failure(ctx, "read", &args.path, &target, e);
+    let kind = kind(&file).map_err(|e| failed(&e))?;
+    if let Kind::Image(media_type) = kind
+        && image::is_shown(media_type)
+    {
+        return image::read(&file, meta.len(), &args.path, media_type).map_err(|e| failed(&e));
+    }
+    if kind != Kind::Text {
+        return Ok((no_text(kind, &args.path, meta.len()), None));
+    }
     let mut reader = LineReader::new(BufReader::with_capacity(BUFFER, file), &ctx.cancelled);
     let explain = |stop| match stop {
         Stop::Cancelled => CANCELLED.to_owned(),
-        Stop::Io(e) => path::failure(ctx, "read", &args.path, &target, &e),
+        Stop::Io(e) => failed(&e),
     };
-    let kind = sniff::kind(reader.peek().map_err(explain)?);
-    if kind != Kind::Text {
-        return Ok(no_text(kind, &args.path, meta.len()));
+    page(&mut reader, &args).map_err(explain)?.map(|text| (text, None))
+}
+
+/// What the file is, by its first bytes. Leaves its offset where it is.
+fn kind(file: &File) -> io::Result<Kind> {
+    let mut head = [0; sniff::HEAD];
+    let mut got = 0;
+    while got < head.len() {
+        match file.read_at(&mut head[got..], got as u64) {
+            Ok(0) => break,
+            Ok(n) => got += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
     }
-    page(&mut reader, &args).map_err(explain)?
+    Ok(sniff::kind(&head[..got]))
 }
 
 /// What is said instead of dumping bytes that are no text.

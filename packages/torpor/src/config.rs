@@ -313,7 +313,8 @@ fn read_models(r: &mut Reader<'_>) -> torpor_model::Config {
         max_output_tokens,
         token_field,
     };
-    let limits = "`id=window/output` in tokens, output from 1 to window, separated by `,`";
+    let limits = "`id=window/output` in tokens, output from 1 to window, with `/images` or `/text` behind it where that \
+                  is to be said, separated by `,`";
     let models = r.parse("TORPOR_MODEL_LIMITS", limits, |t| {
         let parts = t.split(',').map(str::trim).filter(|p| !p.is_empty());
         parts.map(read_limits).collect::<Option<BTreeMap<_, _>>>()
@@ -325,12 +326,19 @@ fn read_models(r: &mut Reader<'_>) -> torpor_model::Config {
     torpor_model::Config { anthropic, openai, models: models.unwrap_or_default(), http }
 }
 
-/// `id=window/output`; an id may hold `/` itself.
+/// `id=window/output`, and whether the model takes images; an id may hold `/` itself.
 fn read_limits(text: &str) -> Option<(String, torpor_model::Limits)> {
     let (id, limits) = text.split_once('=')?;
-    let (window, output) = limits.split_once('/')?;
-    let limits = torpor_model::Limits { context_window: window.parse().ok()?, max_output: output.parse().ok()? };
-    let possible = (1..=limits.context_window).contains(&limits.max_output.into());
+    let mut parts = limits.split('/');
+    let (context_window, max_output) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    let images = match parts.next() {
+        None => None,
+        Some("images") => Some(true),
+        Some("text") => Some(false),
+        Some(_) => return None,
+    };
+    let possible = (1..=context_window).contains(&u64::from(max_output)) && parts.next().is_none();
+    let limits = torpor_model::Limits { context_window, max_output, images };
     (possible && !id.is_empty()).then(|| (id.to_owned(), limits))
 }
 

@@ -207,7 +207,7 @@ fn result(session: &Session, call: &Call, output: &Output, cut: Option<Exit>, re
         (None, Some(Report::Exited(code))) => Exit::Code(code),
         (None, Some(Report::Signalled(signal))) => Exit::Signal(signal),
         (None, Some(Report::NotStarted(why))) => return tool_end(why, true, Exit::NotStarted),
-        (None, Some(Report::Answer { .. }) | None) => Exit::Signal(libc::SIGKILL), // the sandbox process was killed
+        (None, Some(Report::Answer(_)) | None) => Exit::Signal(libc::SIGKILL), // the sandbox process was killed
     };
     let path = session.outputs.path_inside(call.position());
     let end = BashEnd {

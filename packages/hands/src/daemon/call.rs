@@ -180,7 +180,10 @@ pub(super) fn aborted() -> Ended {
 
 /// An end without output.
 pub(super) fn tool_end(text: String, is_error: bool, exit: Exit) -> Ended {
-    let result = if is_error { ToolResult::error(text) } else { ToolResult::text(text) };
+    answered(if is_error { ToolResult::error(text) } else { ToolResult::text(text) }, exit)
+}
+
+fn answered(result: ToolResult, exit: Exit) -> Ended {
     Ended { exit, result: Some(result), output: Extent::default() }
 }
 
@@ -213,14 +216,12 @@ async fn run_tool(session: &Session, call: &Call) -> Ended {
     }
     match (running.report(), cut) {
         // It was done when it was told to end.
-        (Some(Report::Answer { text, is_error: false }), Some(Exit::Timeout(_))) => {
-            tool_end(text, false, Exit::Answered)
-        }
+        (Some(Report::Answer(result)), Some(Exit::Timeout(_))) if !result.is_error => answered(result, Exit::Answered),
         (_, Some(Exit::Timeout(_))) => {
             let why = format!("The tool was ended: it had no answer after {seconds} s. Try fewer files, or bash");
             tool_end(why, true, Exit::Timeout(seconds))
         }
-        (Some(Report::Answer { text, is_error }), cut) => tool_end(text, is_error, cut.unwrap_or(Exit::Answered)),
+        (Some(Report::Answer(result)), cut) => answered(result, cut.unwrap_or(Exit::Answered)),
         (Some(Report::NotStarted(why)), _) => not_started(why),
         (_, Some(_)) => aborted(),
         (_, None) => tool_end("The tool was killed before it had an answer".into(), true, Exit::Signal(libc::SIGKILL)),

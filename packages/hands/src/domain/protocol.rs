@@ -18,6 +18,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use torpor_core::message::ToolResult;
 
 use crate::level::Level;
 
@@ -26,7 +27,7 @@ const MAX_PACKET: usize = 64 * 1024;
 /// Most descriptors beside one message: job, report, and the three standard streams.
 pub(crate) const MAX_FDS: usize = 5;
 /// Largest report in bytes.
-const MAX_REPORT: u64 = 4 * 1024 * 1024;
+const MAX_REPORT: u64 = 8 * 1024 * 1024;
 
 /// What a domain is to be: the first message.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -129,7 +130,7 @@ pub(crate) enum Report {
     Exited(i32),
     Signalled(i32),
     NotStarted(String),
-    Answer { text: String, is_error: bool },
+    Answer(ToolResult),
 }
 
 /// Sends a message. `WouldBlock` if the socket is full and not blocking.

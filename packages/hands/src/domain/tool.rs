@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
+use torpor_core::message::{Content, ToolResult};
 use torpor_tools::{Context, run};
 
 use super::protocol::{Report, write_report};
@@ -24,5 +25,8 @@ pub(super) fn work(name: &str, input: &Value, workdir: &Path, report: impl AsFd)
     });
     drop(watcher); // without it a cancelled call is killed instead
     let out = run(name, input, &Context { workdir: workdir.to_owned(), cancelled });
-    let _ = write_report(report, &Report::Answer { text: out.text, is_error: out.is_error });
+    let mut content = vec![Content::Text { text: out.text }];
+    let image = out.image.map(|i| Content::Image { media_type: i.media_type.to_owned(), data: i.data });
+    content.extend(image);
+    let _ = write_report(report, &Report::Answer(ToolResult { content, is_error: out.is_error }));
 }

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::Stdio;
 
 use serde_json::json;
+use torpor_core::message::Content;
 use torpor_core::sandbox::{self, Sandbox};
 use torpor_exec_channel::message::{Code, Exit};
 use torpor_exec_channel::{Client, Dial, Error, Session, Stream};
@@ -20,6 +21,22 @@ async fn commands_and_tools_share_a_workspace() {
     let written = call(&session, 3, "write", json!({ "path": "b/c.txt", "content": "x" })).await;
     assert_eq!(written.exit, Exit::Answered, "{}", text(&written));
     assert_eq!(ok(&session, 4, "cat b/c.txt").await, "x");
+}
+
+#[tokio::test]
+async fn the_largest_picture_travels() {
+    let daemon = Daemon::start();
+    let session = daemon.open(1).await;
+    // 3.75 MiB: a header, one chunk of nothing, an end.
+    let make = r"
+        { printf '\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\x06\0\0\0\x1f\x15\xc4\x89'
+          printf '\0\x3b\xff\xc7teXt'; head -c 3932103 /dev/zero; printf '\0\0\0\0\0\0\0\0IEND\xaeB`\x82'
+        } > p.txt; wc -c < p.txt";
+    assert_eq!(ok(&session, 1, make).await, "3932160");
+    let read = call(&session, 2, "read", json!({ "path": "p.txt" })).await;
+    assert_eq!(text(&read), "[p.txt is an image (image/png, 3.8MB, 1 x 1 pixels), shown here.]");
+    let content = read.result.unwrap().content;
+    assert!(matches!(&content[1], Content::Image { data, .. } if data.len() == 5 * 1024 * 1024));
 }
 
 #[tokio::test]

@@ -60,6 +60,9 @@ enum Part<'a> {
         name: &'a str,
         input: &'a Value,
     },
+    Image {
+        source: Source<'a>,
+    },
     ToolResult {
         tool_use_id: &'a str,
         #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -71,6 +74,13 @@ enum Part<'a> {
     },
     #[serde(untagged)]
     Verbatim(&'a Value),
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename = "base64")]
+struct Source<'a> {
+    media_type: &'a str,
+    data: &'a str,
 }
 
 #[derive(Serialize, Clone, Copy)]
@@ -160,14 +170,20 @@ fn results<'a>(of: impl Iterator<Item = (&'a str, Option<&'a ToolResult>)>) -> V
 }
 
 fn result<'a>(tool_use_id: &'a str, result: Option<&'a ToolResult>) -> Part<'a> {
+    let text = |text| Part::Text { text, cache_control: None };
     let (content, is_error) = match result {
         Some(r) => {
-            let texts = r.content.iter().map(|Content::Text { text }| text.as_str());
-            (texts.filter(|t| !t.trim().is_empty()).collect(), r.is_error)
+            let parts = r.content.iter().filter_map(|part| match part {
+                Content::Text { text } if text.trim().is_empty() => None,
+                Content::Text { text: t } => Some(text(t)),
+                // The API takes nothing but text for a failure.
+                Content::Image { .. } if r.is_error => None,
+                Content::Image { media_type, data } => Some(Part::Image { source: Source { media_type, data } }),
+            });
+            (parts.collect(), r.is_error)
         }
-        None => (vec![NOT_RUN], true),
+        None => (vec![text(NOT_RUN)], true),
     };
-    let content = content.into_iter().map(|text| Part::Text { text, cache_control: None }).collect();
     Part::ToolResult { tool_use_id, content, is_error, cache_control: None }
 }
 

@@ -7,9 +7,9 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
-use torpor_core::message::{Assistant, Block, ToolResult};
+use torpor_core::message::{Assistant, Block, Content, ToolResult};
 use torpor_core::model::{Error, Message, Request, Retry};
 
 use super::PROVIDER;
@@ -87,7 +87,7 @@ enum Turn<'a> {
         content: &'a str,
     },
     User {
-        content: Cow<'a, str>,
+        content: Said<'a>,
     },
     Assistant {
         /// `null` beside calls, as the provider itself writes it.
@@ -101,6 +101,52 @@ enum Turn<'a> {
         tool_call_id: &'a str,
         content: Cow<'a, str>,
     },
+}
+
+/// What a user message says: parts only where there is more than text, since not every server knows the other form.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Said<'a> {
+    Text(Cow<'a, str>),
+    Parts(Vec<Part<'a>>),
+}
+
+impl<'a> Said<'a> {
+    /// Adds a paragraph.
+    fn push(&mut self, text: &'a str) {
+        match self {
+            Self::Text(said) => {
+                let said = said.to_mut();
+                said.push_str(PARAGRAPH);
+                said.push_str(text);
+            }
+            Self::Parts(parts) => parts.push(Part::Text { text: text.into() }),
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Part<'a> {
+    Text { text: Cow<'a, str> },
+    ImageUrl { image_url: Url<'a> },
+}
+
+#[derive(Serialize)]
+struct Url<'a> {
+    url: DataUrl<'a>,
+}
+
+/// A picture that travels in its own address.
+struct DataUrl<'a> {
+    media_type: &'a str,
+    data: &'a str,
+}
+
+impl Serialize for DataUrl<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&format_args!("data:{};base64,{}", self.media_type, self.data))
+    }
 }
 
 /// Encodes a request.
@@ -132,15 +178,18 @@ fn turns<'a>(request: &Request<'a>) -> Result<Vec<Turn<'a>>, Error> {
     let mut uses = Uses::default();
     for message in request.messages {
         let results: &[_] = if let Message::Tools(results) = message { results } else { &[] };
-        turns.extend(uses.answer(results)?.map(|(id, r)| result(id, r)));
+        let mut pictures = Vec::new();
+        for (id, r) in uses.answer(results)? {
+            turns.push(result(id, r));
+            pictures.extend(r.into_iter().flat_map(|r| images(id, r)));
+        }
+        if !pictures.is_empty() {
+            turns.push(Turn::User { content: Said::Parts(pictures) });
+        }
         match message {
             Message::User(text) => match turns.last_mut() {
-                Some(Turn::User { content }) => {
-                    let content = content.to_mut();
-                    content.push_str(PARAGRAPH);
-                    content.push_str(visible(text));
-                }
-                _ => turns.push(Turn::User { content: visible(text).into() }),
+                Some(Turn::User { content }) => content.push(visible(text)),
+                _ => turns.push(Turn::User { content: Said::Text(visible(text).into()) }),
             },
             Message::Assistant(answer) => {
                 uses.ask(answer);
@@ -158,6 +207,19 @@ fn result<'a>(tool_call_id: &'a str, result: Option<&ToolResult>) -> Turn<'a> {
     let text = if text.trim().is_empty() { NO_OUTPUT.into() } else { text };
     let content = if is_error { format!("{ERROR_MARK}{text}") } else { text };
     Turn::Tool { tool_call_id, content: content.into() }
+}
+
+/// The pictures of a result, each named by its call. A tool message carries text only, so they follow all of the
+/// turn's tool messages in one of the user's.
+fn images<'a>(tool_call_id: &'a str, result: &'a ToolResult) -> impl Iterator<Item = Part<'a>> {
+    let pictures = result.content.iter().filter_map(|part| match part {
+        Content::Image { media_type, data } => Some(DataUrl { media_type, data }),
+        Content::Text { .. } => None,
+    });
+    pictures.flat_map(move |url| {
+        let text = format!("[image of tool call {tool_call_id}]").into();
+        [Part::Text { text }, Part::ImageUrl { image_url: Url { url } }]
+    })
 }
 
 /// An answer of the model; `None` for one that has nothing that can be sent: neither text nor call.

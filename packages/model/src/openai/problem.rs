@@ -9,6 +9,7 @@ use serde_json::Value;
 use torpor_core::model::{Error, Retry};
 
 use crate::answer;
+use crate::images;
 use crate::transport::{Refusal, retry_for};
 
 /// Names of errors that say that the conversation does not fit.
@@ -147,6 +148,7 @@ pub(super) fn refused(refusal: &Refusal) -> Error {
         message: refusal.words(&problem.message),
         retry: problem.retry(status, refusal.retry_after),
         overflow: problem.is_overflow(status),
+        images: images::are_refused(refusal.status.as_u16(), &problem.message),
     }
 }
 

@@ -64,7 +64,7 @@ pub fn format_bash(end: &BashEnd<'_>) -> Output {
         (None, true) => "(no output)".clone_into(&mut text),
         (None, false) => {}
     }
-    Output { text, is_error: ending.is_some() }
+    Output { text, image: None, is_error: ending.is_some() }
 }
 
 /// The last lines that are whole, and whether the last line is (it is not if its beginning is not in `clean`).

@@ -1,5 +1,6 @@
-use std::fs;
+use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -78,14 +79,14 @@ fn a_line_longer_than_a_page_comes_with_a_way_to_see_it() {
 #[test]
 fn a_huge_file_is_neither_loaded_nor_read_to_its_end() {
     let b = Bench::new();
-    let mut file = fs::File::create(b.path("huge")).unwrap();
+    let mut file = File::create(b.path("huge")).unwrap();
     file.write_all(numbered(3000).as_bytes()).unwrap();
     // 64 GB of nothing behind it takes no space.
     file.set_len(1 << 36).unwrap();
     let text = b.ok("read", &json!({"path": "huge"}));
     assert!(text.ends_with("[Showing lines 1-2000 of at least 3001. Use offset=2001 to continue.]"));
 
-    let mut file = fs::File::create(b.path("oneline")).unwrap();
+    let mut file = File::create(b.path("oneline")).unwrap();
     file.write_all(&b"x".repeat(20_000)).unwrap();
     file.seek(SeekFrom::Start(1 << 36)).unwrap();
     file.write_all(b"\nend\n").unwrap();
@@ -98,10 +99,12 @@ fn a_huge_file_is_neither_loaded_nor_read_to_its_end() {
 fn what_is_no_text_is_described() {
     let b = Bench::new();
     b.put("p.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR");
+    b.put("i.bmp", b"BM\0\0\0\0");
     b.put("a b.bin", [0u8; 2048]);
     b.put("u.txt", b"\xff\xfeh\0i\0");
     for (path, expected) in [
-        ("p.png", "[p.png is an image (image/png, 16B). It cannot be shown as text.]"),
+        ("p.png", "[p.png begins like an image (image/png, 16B), but is damaged or cut off. It cannot be shown.]"),
+        ("i.bmp", "[i.bmp is an image (image/bmp, 6B). It cannot be shown as text.]"),
         (
             "a b.bin",
             "[a b.bin is a binary file (application/octet-stream, 2.0KB). It cannot be shown as text. \
@@ -169,4 +172,61 @@ proptest! {
         let _ = b.run("edit", &json!({"path": "f", "oldText": "a", "newText": "b"}));
         let _ = b.run("grep", &json!({"pattern": ".", "context": 1}));
     }
+}
+
+/// A picture of one pixel.
+const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\x06\0\0\0\x1f\x15\xc4\x89\
+    \0\0\0\rIDATx\x9cc\xf8\xcf\xc0\xf0\x1f\0\x05\0\x01\xff\x89\x99=\x1d\0\0\0\0IEND\xaeB`\x82";
+
+/// The same, with other sides and so many bytes in an extra chunk.
+fn png(sides: [u32; 2], extra: usize) -> Vec<u8> {
+    let mut bytes = PNG.to_vec();
+    bytes[16..20].copy_from_slice(&sides[0].to_be_bytes());
+    bytes[20..24].copy_from_slice(&sides[1].to_be_bytes());
+    let chunk = [&u32::try_from(extra).unwrap().to_be_bytes()[..], b"teXt", &vec![0; extra], &[0; 4]].concat();
+    bytes.splice(33..33, chunk);
+    bytes
+}
+
+#[test]
+fn pictures_are_shown_whatever_they_are_called() {
+    let b = Bench::new();
+    for name in ["p.png", "p.jpg", "notes.txt", "no extension"] {
+        b.put(name, PNG);
+        let out = b.run("read", &json!({"path": name, "offset": 7}));
+        let bytes = PNG.len();
+        assert_eq!(out.text, format!("[{name} is an image (image/png, {bytes}B, 1 x 1 pixels), shown here.]"));
+        let image = out.image.unwrap();
+        assert_eq!(image.media_type, "image/png");
+        assert!(image.data.starts_with("iVBORw0KGgo") && image.data.len() == bytes.div_ceil(3) * 4);
+    }
+    b.put("fake.png", "no picture\n");
+    let out = b.run("read", &json!({"path": "fake.png"}));
+    assert_eq!((out.text.as_str(), out.image), ("no picture\n", None));
+}
+
+#[test]
+fn pictures_that_no_provider_takes_are_described_and_what_to_do() {
+    let b = Bench::new();
+    b.put("big.png", png([9, 9], 4_000_000));
+    b.put("wide.png", png([8_001, 2], 0));
+    b.put("none.png", png([0, 2], 0));
+    b.put("cut.png", &PNG[..PNG.len() - 5]);
+    let huge = File::create(b.path("huge.png")).unwrap();
+    huge.write_all_at(PNG, 0).unwrap();
+    huge.set_len(1 << 40).unwrap();
+    for (path, wants) in [
+        ("big.png", ["is an image (image/png, 3.8MB); at most 3932160 bytes can be shown.", "convert big.png -resize"]),
+        ("wide.png", ["8001 x 2 pixels; at most 8000 a side", "/tmp/smaller.png"]),
+        ("none.png", ["damaged or cut off", "cannot be shown"]),
+        ("cut.png", ["damaged or cut off", "cannot be shown"]),
+        ("huge.png", ["1.0TB", "at most 3932160 bytes"]),
+    ] {
+        let out = b.run("read", &json!({"path": path}));
+        assert!(wants.iter().all(|want| out.text.contains(want)), "{}", out.text);
+        assert!(out.image.is_none() && !out.is_error, "{}", out.text);
+    }
+    b.put("most.png", png([8_000, 8_000], 3_932_160 - PNG.len() - 12));
+    let image = b.run("read", &json!({"path": "most.png"})).image.unwrap();
+    assert_eq!(image.data.len(), 5 * 1024 * 1024);
 }

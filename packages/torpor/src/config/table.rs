@@ -72,7 +72,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     ),
     Setting::unset(
         "TORPOR_MODEL_LIMITS",
-        "What models hold, in tokens: `id=window/output`, separated by `,` [default: what is known by family]",
+        "What models hold, in tokens: `id=window/output`, with `/images` or `/text` behind it if the model takes images or \
+         does not, separated by `,` [default: what is known by family; models that are not known take text]",
     ),
     Setting::new("TORPOR_MODEL_CACHE", "auto", "Prompt-cache marks: auto (off for gateways), on, off"),
     Setting::unset(

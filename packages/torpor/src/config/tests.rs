@@ -84,11 +84,14 @@ fn what_is_wrong_is_named_with_its_source() {
 
 #[test]
 fn what_models_hold_is_read_and_what_cannot_be_is_refused() {
-    let env = [("TORPOR_MODEL_LIMITS", "qwen3:8b=32768/4096, openai/a/b=10/10,")];
+    let env = [("TORPOR_MODEL_LIMITS", "qwen3:8b=32768/4096, openai/a/b=10/10/images, t=5/5/text,")];
     let models = Config::from_raw(&raw(&env, &[], None)).unwrap().models.models;
-    let held: Vec<_> = models.iter().map(|(id, l)| (id.as_str(), l.context_window, l.max_output)).collect();
-    assert_eq!(held, [("openai/a/b", 10, 10), ("qwen3:8b", 32_768, 4_096)]);
-    for wrong in ["m", "m=5", "m=5/6", "m=5/0", "=5/5", "m=a/b", "m=5/5;n=5/5"] {
+    let held: Vec<_> = models.iter().map(|(id, l)| (id.as_str(), l.context_window, l.max_output, l.images)).collect();
+    let want = [("openai/a/b", 10, 10, Some(true)), ("qwen3:8b", 32_768, 4_096, None), ("t", 5, 5, Some(false))];
+    assert_eq!(held, want);
+    for wrong in
+        ["m", "m=5", "m=5/6", "m=5/0", "=5/5", "m=a/b", "m=5/5;n=5/5", "m=5/5/", "m=5/5/audio", "m=5/5/text/text"]
+    {
         let env: [(&str, &str); 1] = [("TORPOR_MODEL_LIMITS", wrong)];
         assert!(refused(&env, &[]).contains("expected `id=window/output`"), "{wrong}");
     }

@@ -180,3 +180,27 @@ proptest! {
         }
     }
 }
+
+fn image(data: &str) -> Content {
+    Content::Image { media_type: "image/png".into(), data: data.into() }
+}
+
+#[test]
+fn images_stand_in_their_results_and_never_in_a_failure() {
+    let text = Content::Text { text: "[p.png]".into() };
+    let result = |is_error| ToolResult { content: vec![text.clone(), image("AAAA")], is_error };
+    let conversation = [
+        Message::User("hi".into()),
+        answer(vec![tool_use("t1"), tool_use("t2")]),
+        Message::Tools(vec![("t1".into(), result(false)), ("t2".into(), result(true))]),
+    ];
+    let source = json!({"type": "base64", "media_type": "image/png", "data": "AAAA"});
+    assert_eq!(
+        messages(&conversation)[2],
+        json!({"role": "user", "content": [
+            {"type": "tool_result", "tool_use_id": "t1",
+             "content": [{"type": "text", "text": "[p.png]"}, {"type": "image", "source": source}]},
+            {"type": "tool_result", "tool_use_id": "t2", "content": [{"type": "text", "text": "[p.png]"}], "is_error": true},
+        ]})
+    );
+}

@@ -148,3 +148,45 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn images_follow_all_tool_messages_of_their_turn_named_by_their_calls() {
+    let seen = |data: &str| {
+        let image = Content::Image { media_type: "image/jpeg".into(), data: data.into() };
+        ToolResult { content: vec![Content::Text { text: "[p.jpg]".into() }, image], is_error: false }
+    };
+    let plain = |text: &str| json!({"type": "text", "text": text});
+    let image =
+        |data: &str| json!({"type": "image_url", "image_url": {"url": format!("data:image/jpeg;base64,{data}")}});
+    let conversation = [
+        Message::User("hi".into()),
+        answer(vec![tool_use("t1"), tool_use("t2"), tool_use("t3")]),
+        Message::Tools(vec![
+            ("t1".into(), seen("AAAA")),
+            ("t2".into(), ToolResult::text("x")),
+            ("t3".into(), seen("BBBB")),
+        ]),
+        Message::User("and now?".into()),
+        answer(vec![text("Fine.")]),
+        Message::User("good".into()),
+    ];
+    let tool = |id: &str, content: &str| json!({"role": "tool", "tool_call_id": id, "content": content});
+    let parts = [
+        plain("[image of tool call t1]"),
+        image("AAAA"),
+        plain("[image of tool call t3]"),
+        image("BBBB"),
+        plain("and now?"),
+    ];
+    let expected = [
+        tool("t1", "[p.jpg]"),
+        tool("t2", "x"),
+        tool("t3", "[p.jpg]"),
+        json!({"role": "user", "content": parts}),
+        json!({"role": "assistant", "content": "Fine."}),
+        json!({"role": "user", "content": "good"}),
+    ];
+    assert_eq!(messages(&conversation)[2..], expected);
+    let before_the_question = messages(&conversation[..3]);
+    assert_eq!(before_the_question[5], json!({"role": "user", "content": parts[..4]}));
+}
