@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Overrides, ProcessEnv, Raw, Refused};
-use crate::{demo, doctor, run, runs, serve};
+use crate::{demo, doctor, keys, run, runs, serve};
 
 /// A scale-to-zero runtime for AI agents.
 ///
@@ -31,6 +31,8 @@ enum Command {
     Run(run::Arguments),
     /// List, show and cancel runs
     Runs(runs::Arguments),
+    /// Make, list, rotate and end API keys
+    Keys(keys::Arguments),
     /// See it work: a review, a fan-out, and a brain killed in the middle of a command
     Demo(demo::Arguments),
     /// Check this machine and configuration, and say what to do about what is wrong
@@ -126,6 +128,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Serve(args) => serve_command(&args),
         Command::Run(args) => run::main(&args),
         Command::Runs(args) => runs::main(&args),
+        Command::Keys(args) => keys::main(&args),
         Command::Demo(args) => demo::main(&args),
         Command::Doctor(args) => doctor::main(&args),
     };

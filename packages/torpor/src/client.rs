@@ -1,11 +1,14 @@
 //! The client side of the HTTP surface, for the commands that talk to a server.
 
+use std::path::Path;
 use std::time::Duration;
 
+use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
 use crate::cli::Error;
+use crate::runtime;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Above the server's own bound for synchronous calls.
@@ -15,6 +18,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 pub(crate) struct Client {
     http: reqwest::Client,
     base: String,
+    /// What it shows, as the whole header.
+    credential: Option<HeaderValue>,
 }
 
 /// A status and a JSON body (null where there was none).
@@ -24,7 +29,7 @@ pub(crate) struct Answer {
 }
 
 impl Client {
-    /// A client for the server at `base`.
+    /// A client for the server at `base`, with the key in `TORPOR_API_KEY` if there is one.
     pub(crate) fn new(base: &str) -> Result<Self, Error> {
         let base = base.trim_end_matches('/').to_owned();
         if !base.starts_with("http://") && !base.starts_with("https://") {
@@ -32,7 +37,37 @@ impl Client {
         }
         let settings = torpor_model::config::Http { connect_timeout: CONNECT_TIMEOUT, ..Default::default() };
         let http = torpor_model::http_client(&settings).map_err(|e| Error::Other(anyhow::anyhow!(e)))?;
-        Ok(Self { http, base })
+        let key = std::env::var("TORPOR_API_KEY").ok().filter(|key| !key.trim().is_empty());
+        let credential = key.as_deref().map(|key| bearer(key.trim())).transpose()?;
+        Ok(Self { http, base, credential })
+    }
+
+    /// A client for the server that holds this data folder, if one does. Without a `TORPOR_API_KEY` it shows the key
+    /// that the server left there for whoever can read the folder, and with it all that the server knows.
+    pub(crate) fn here(data_dir: &Path) -> Result<Option<Self>, Error> {
+        let Some(found) = runtime::published(data_dir) else { return Ok(None) };
+        let client = Self::new(&found.url)?;
+        Ok(Some(if client.credential.is_some() { client } else { client.showing(&found.key)? }))
+    }
+
+    /// A client for the server that holds this data folder, as whoever owns the folder.
+    pub(crate) fn owner(data_dir: &Path) -> Result<Option<Self>, Error> {
+        let Some(found) = runtime::published(data_dir) else { return Ok(None) };
+        Self::new(&found.url)?.showing(&found.key).map(Some)
+    }
+
+    /// The same client with another key.
+    pub(crate) fn showing(self, key: &str) -> Result<Self, Error> {
+        Ok(Self { credential: Some(bearer(key)?), ..self })
+    }
+
+    /// The server's address.
+    pub(crate) fn base(&self) -> &str {
+        &self.base
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Result<Answer, Error> {
+        self.call(Method::DELETE, path, None).await
     }
 
     pub(crate) async fn get(&self, path: &str) -> Result<Answer, Error> {
@@ -45,6 +80,9 @@ impl Client {
 
     async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, Error> {
         let mut request = self.http.request(method, format!("{}{path}", self.base)).timeout(ANSWER_TIMEOUT);
+        if let Some(credential) = &self.credential {
+            request = request.header(AUTHORIZATION, credential.clone());
+        }
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body.to_string());
         }
@@ -61,6 +99,13 @@ impl Client {
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
         Ok(Answer { status, body })
     }
+}
+
+fn bearer(key: &str) -> Result<HeaderValue, Error> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {key}"))
+        .map_err(|_| Error::Usage("TORPOR_API_KEY: holds characters that no key has".into()))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 impl Answer {

@@ -46,6 +46,9 @@ pub(crate) enum Confinement {
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) bind: SocketAddr,
+    /// A bind beyond loopback is allowed without a key.
+    pub(crate) insecure_no_auth: bool,
+    pub(crate) api_keys_file: Option<PathBuf>,
     pub(crate) data_dir: PathBuf,
     pub(crate) model: Ref,
     pub(crate) models: torpor_model::Config,
@@ -183,10 +186,17 @@ impl Config {
             body_limit: usize::try_from(r.number("TORPOR_BODY_LIMIT_BYTES", 1024, 1 << 30)).unwrap_or(1024),
             sync_max: r.seconds("TORPOR_SYNC_MAX_SECONDS", 1, DAY),
             drain: worker.drain,
+            rate: torpor_core::key::Rate {
+                per_second: rate(&mut r, "TORPOR_RATE_PER_SECOND"),
+                burst: rate(&mut r, "TORPOR_RATE_BURST"),
+            },
+            require_keys: r.text("TORPOR_API_KEYS_FILE").is_some_and(|t| !t.is_empty()),
             ..torpor_server::Config::default()
         };
         let config = Self {
             bind,
+            insecure_no_auth: r.flag("TORPOR_INSECURE_NO_AUTH"),
+            api_keys_file: r.text("TORPOR_API_KEYS_FILE").filter(|t| !t.is_empty()).map(PathBuf::from),
             data_dir,
             models,
             model,
@@ -225,20 +235,15 @@ impl Config {
     }
 }
 
+fn rate(r: &mut Reader<'_>, name: &str) -> u32 {
+    u32::try_from(r.number(name, 1, u64::from(torpor_core::key::Rate::MAX))).unwrap_or(1)
+}
+
 fn read_bind(r: &mut Reader<'_>) -> SocketAddr {
     let ip = r
         .parse("TORPOR_BIND", "an IP address", |t| t.parse::<IpAddr>().ok())
         .unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
     let port = u16::try_from(r.number("PORT", 0, 65_535)).unwrap_or(0);
-    if !ip.is_loopback() && !r.flag("TORPOR_INSECURE_NO_AUTH") {
-        r.problem(
-            "TORPOR_BIND",
-            format_args!(
-                "{ip} is not loopback and no authentication is configured: anybody who reaches this address could run \
-                 commands; bind to 127.0.0.1, or give --insecure-no-auth if something in front of it authenticates"
-            ),
-        );
-    }
     SocketAddr::new(ip, port)
 }
 

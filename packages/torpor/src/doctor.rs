@@ -80,8 +80,10 @@ fn finding(name: &'static str, mark: Mark, text: String) -> Finding {
 
 /// Store and sandbox. They are opened for real, unless a server has them open already: then that is asked.
 async fn store_and_sandbox(config: &Config) -> [Finding; 2] {
-    if let Some(url) = runtime::published_address(&config.data_dir) {
-        return ask_server(&url).await;
+    match Client::here(&config.data_dir) {
+        Ok(Some(client)) => return ask_server(&client).await,
+        Ok(None) => {}
+        Err(e) => return ["store", "sandbox"].map(|name| finding(name, Mark::Bad, e.to_string())),
     }
     let store = torpor_store_embedded::Store::open(&config.data_dir, torpor_store_embedded::Options::default());
     match store {
@@ -96,12 +98,9 @@ async fn store_and_sandbox(config: &Config) -> [Finding; 2] {
     }
 }
 
-async fn ask_server(url: &str) -> [Finding; 2] {
-    let asked = match Client::new(url) {
-        Ok(client) => client.get("/readyz").await,
-        Err(e) => Err(e),
-    };
-    let answer = match asked {
+async fn ask_server(client: &Client) -> [Finding; 2] {
+    let url = client.base();
+    let answer = match client.get("/readyz").await {
         Ok(answer) => answer,
         Err(e) => return ["store", "sandbox"].map(|name| finding(name, Mark::Bad, e.to_string())),
     };

@@ -7,6 +7,8 @@ mod client;
 mod config;
 mod demo;
 mod doctor;
+mod keys;
+mod keys_file;
 mod run;
 mod runs;
 mod runtime;

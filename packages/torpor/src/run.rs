@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use crate::cli::{Error, Exit, Sources};
 use crate::client::Client;
 use crate::config::{Config, Overrides};
-use crate::runtime::{Runtime, published_address};
+use crate::runtime::Runtime;
 use crate::ui::{self, Progress};
 use crate::{serve, telemetry};
 
@@ -90,8 +90,8 @@ async fn run(args: &Arguments) -> Result<Exit, Error> {
         overrides.0.insert("TORPOR_WORKSPACE_ROOTS", dir);
     }
     let config = args.sources.config(&overrides)?;
-    if let Some(url) = published_address(&config.data_dir) {
-        return follow(&Client::new(&url)?, args, &envelope).await;
+    if let Some(client) = Client::here(&config.data_dir)? {
+        return follow(&client, args, &envelope).await;
     }
     if args.run_async {
         return Err(Error::Usage("--async needs a running server: start `torpor serve`, or give --url".into()));
@@ -112,11 +112,11 @@ async fn in_process(mut config: Config, args: &Arguments, envelope: &Value) -> R
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen on loopback")?;
     let url = format!("http://{}", listener.local_addr().context("cannot read the listener's address")?);
     let runtime = Runtime::open(&config)?;
+    let client = Client::new(&url)?.showing(runtime.owner_key())?;
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(runtime.serve(listener, async {
         let _ = stopped.await;
     }));
-    let client = Client::new(&url)?;
     let ended = tokio::select! {
         ended = follow(&client, args, envelope) => ended,
         () = serve::told_to_stop()? => {

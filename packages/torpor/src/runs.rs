@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use crate::cli::{Error, Exit, Sources};
 use crate::client::Client;
 use crate::config::Overrides;
-use crate::runtime::published_address;
 use crate::ui;
 
 /// Columns of a table, by field and width.
@@ -100,8 +99,8 @@ fn client(args: &Arguments) -> Result<Client, Error> {
         return Client::new(url);
     }
     let config = Sources::of(args.config.clone()).config(&Overrides::default())?;
-    match published_address(&config.data_dir) {
-        Some(url) => Client::new(&url),
+    match Client::here(&config.data_dir)? {
+        Some(client) => Ok(client),
         None => Err(Error::Unavailable(format!(
             "no server runs on {}; start `torpor serve`, or give --url",
             config.data_dir.display()

@@ -1,9 +1,7 @@
 //! The wiring: store, models, sandbox, worker and server of one process.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use torpor_core::clock::{Clock, SystemClock};
 use torpor_core::id::WorkerId;
+use torpor_core::key::{KeyStore, Rate, Record, Scopes, Secret, Wish};
 use torpor_core::live::Hub;
 use torpor_core::queue::Lease;
 use torpor_core::run::RunStore;
@@ -24,12 +23,18 @@ use torpor_worker::Worker;
 
 use crate::cli::Error;
 use crate::config::{Config, Confinement, SandboxKind};
+use crate::keys_file::WithFile;
+
+mod published;
+
+pub(crate) use published::{Published, published};
 
 /// How often expired records are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// Everything that one process runs.
 pub(crate) struct Runtime {
+    owner_secret: Secret,
     store: Arc<Store>,
     worker: Worker,
     app: torpor_server::App,
@@ -63,6 +68,7 @@ impl Runtime {
             settings: Arc::new(config.harness.clone()),
         };
         let worker = Worker::new(deps, store.clone(), WorkerId::generate(&host_name()), config.worker);
+        let (owner_secret, owner) = Record::issue(owners_wish(), clock.now());
         let check = |s: &Arc<_>| Arc::new(SandboxCheck(Arc::clone(s))) as Arc<dyn torpor_server::Check>;
         let checks = sandbox.iter().map(check).collect();
         let app = torpor_server::App {
@@ -70,20 +76,47 @@ impl Runtime {
             log: store.clone(),
             live,
             runs: store.clone(),
-            keys: store.clone(),
-            owner: None,
+            keys: keys(config, store.clone())?,
+            owner: Some(owner),
             settings: Arc::new(config.harness.clone()),
             sandbox: sandbox.clone().map(|s| s as Arc<dyn SandboxTransport>),
             local: Some(Arc::new(InProcess(worker.clone()))),
             checks,
             clock,
         };
-        Ok(Self { store, worker, app, server: config.server.clone(), data_dir: config.data_dir.clone() })
+        Ok(Self { owner_secret, store, worker, app, server: config.server.clone(), data_dir: config.data_dir.clone() })
     }
 
     /// Lets clients on this machine find the server by its data folder, for as long as the answer lives.
     pub(crate) fn publish(&self, address: SocketAddr) -> Published {
-        Published::write(&self.data_dir, address)
+        Published::write(&self.data_dir, address, &self.owner_secret)
+    }
+
+    /// The key of whoever started this process. It dies with it.
+    pub(crate) fn owner_key(&self) -> &str {
+        self.owner_secret.expose()
+    }
+
+    /// Refuses to be reached from other machines while nobody would be asked for a key.
+    pub(crate) async fn check_exposure(&self, config: &Config) -> Result<(), Error> {
+        let ip = config.bind.ip();
+        if ip.is_loopback() {
+            return Ok(());
+        }
+        let keys = self.app.keys.keys(None).await.map_err(|e| not_opened(&e))?;
+        let now = self.app.clock.now();
+        if keys.is_some_and(|all| all.keys.iter().any(|key| key.is_live(now))) {
+            return Ok(());
+        }
+        if config.insecure_no_auth {
+            tracing::warn!(%ip, "anybody who reaches this address may run commands: there are no API keys");
+            return Ok(());
+        }
+        Err(Error::Usage(format!(
+            "TORPOR_BIND: {ip} is not loopback and there is no API key that works: anybody who reaches this address \
+             could run commands; make a key with `torpor keys create`, name a file of keys with TORPOR_API_KEYS_FILE, \
+             bind to 127.0.0.1, or give --insecure-no-auth if something in front of it authenticates"
+        )))
     }
 
     /// Serves until `shutdown`, then drains: the server lets its requests finish and the worker its leaves.
@@ -103,6 +136,19 @@ impl Runtime {
         sweeper.abort();
         served.context("the HTTP server failed")
     }
+}
+
+/// The keys that the configuration asks for: the store's, and those of a file.
+pub(crate) fn keys(config: &Config, store: Arc<dyn KeyStore>) -> Result<Arc<dyn KeyStore>, Error> {
+    let Some(file) = &config.api_keys_file else { return Ok(store) };
+    let with_file = WithFile::open(file, store).map_err(|e| Error::Usage(format!("TORPOR_API_KEYS_FILE: {e}")))?;
+    Ok(Arc::new(with_file))
+}
+
+/// What whoever can read the data folder may do: everything, as they could with the store itself.
+fn owners_wish() -> Wish {
+    let rate = Some(Rate { per_second: Rate::MAX, burst: Rate::MAX });
+    Wish { tenant: None, name: "owner of the data folder".into(), scopes: Scopes::all(), rate, expires_at: None }
 }
 
 async fn sweep(store: Arc<Store>) {
@@ -189,43 +235,4 @@ impl torpor_server::Check for SandboxCheck {
             "the local hands do not answer".to_owned()
         })
     }
-}
-
-/// Where a running server can be found by the commands that share its data folder: a file beside the store.
-pub(crate) struct Published(PathBuf);
-
-const ADDRESS_FILE: &str = "serve.json";
-
-impl Published {
-    fn write(data_dir: &Path, address: SocketAddr) -> Self {
-        let path = data_dir.join(ADDRESS_FILE);
-        let json = serde_json::json!({"url": format!("http://{address}"), "pid": std::process::id()});
-        let mut options = std::fs::OpenOptions::new();
-        let written = options
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&path)
-            .and_then(|mut file| file.write_all(json.to_string().as_bytes()));
-        if let Err(e) = written {
-            tracing::warn!(error = %e, "clients on this machine will not find this server by itself");
-        }
-        Self(path)
-    }
-}
-
-impl Drop for Published {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-/// The address of the server that holds this data folder right now. An address whose process does not hold the store
-/// is not trusted: after a crash its port may be somebody else's.
-pub(crate) fn published_address(data_dir: &Path) -> Option<String> {
-    let text = std::fs::read_to_string(data_dir.join(ADDRESS_FILE)).ok()?;
-    let json: serde_json::Value = serde_json::from_str(&text).ok()?;
-    let holder = torpor_store_embedded::holder(data_dir).map(u64::from)?;
-    (json["pid"].as_u64() == Some(holder)).then(|| json["url"].as_str().map(str::to_owned))?
 }

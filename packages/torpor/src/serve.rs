@@ -23,11 +23,12 @@ pub(crate) fn main(config: Config) -> Result<Exit, Error> {
 }
 
 async fn serve(config: Config) -> Result<(), Error> {
+    let runtime = Runtime::open(&config)?;
+    runtime.check_exposure(&config).await?;
     let listener = TcpListener::bind(config.bind)
         .await
         .map_err(|e| Error::Unavailable(format!("cannot listen on {}: {e}", config.bind)))?;
     let address = listener.local_addr().context("cannot read the listener's address")?;
-    let runtime = Runtime::open(&config)?;
     let _published = runtime.publish(address);
     println!("torpor is listening on http://{address}");
     tracing::info!(model = %config.model, data = %config.data_dir.display(), "ready");

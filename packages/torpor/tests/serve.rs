@@ -288,7 +288,7 @@ async fn bad_configuration_stops_the_start_with_a_line_that_names_it() {
     let world = World::new().await;
     for (args, want) in [
         (&["serve", "--lease-ms", "soon"][..], "torpor: TORPOR_LEASE_MS (flag --lease-ms): expected an integer"),
-        (&["serve", "--bind", "0.0.0.0"][..], "torpor: TORPOR_BIND (flag --bind): 0.0.0.0 is not loopback"),
+        (&["serve", "--bind", "0.0.0.0"][..], "torpor: TORPOR_BIND: 0.0.0.0 is not loopback"),
         (&["serve", "--log", "a=b=c"][..], "torpor: TORPOR_LOG"),
         (&["serve", "--config", "/nowhere"][..], "torpor: /nowhere: "),
     ] {

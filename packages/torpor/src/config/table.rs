@@ -51,7 +51,10 @@ impl Setting {
 pub(crate) const SETTINGS: &[Setting] = &[
     Setting::new("PORT", "8080", "Port to listen on; 0 picks a free one"),
     Setting::new("TORPOR_BIND", "127.0.0.1", "Address to listen on"),
-    Setting::switch("TORPOR_INSECURE_NO_AUTH", "Allow a bind beyond loopback although no authentication is configured"),
+    Setting::switch("TORPOR_INSECURE_NO_AUTH", "Allow a bind beyond loopback although there are no API keys"),
+    Setting::unset("TORPOR_API_KEYS_FILE", "TOML file with API keys (their digests), read again when it changes"),
+    Setting::new("TORPOR_RATE_PER_SECOND", "1000", "Requests a second of an API key that has no rate of its own"),
+    Setting::new("TORPOR_RATE_BURST", "2000", "Requests at once of such a key, after a pause"),
     Setting::secret("REDIS_URL", "Redis to share work over; unset = the embedded store"),
     Setting::unset("TORPOR_DATA_DIR", "Embedded store, workspaces, journals [default: the user's state folder]"),
     Setting::new("TORPOR_MODEL", "anthropic/claude-opus-4-8", "`provider/model`, or `scripted:<file>`"),

@@ -98,14 +98,6 @@ fn what_models_hold_is_read_and_what_cannot_be_is_refused() {
 }
 
 #[test]
-fn a_bind_beyond_loopback_needs_the_explicit_flag() {
-    let message = refused(&[("TORPOR_BIND", "0.0.0.0")], &[]);
-    assert!(message.starts_with("TORPOR_BIND (environment): 0.0.0.0 is not loopback"), "{message}");
-    let raw = raw(&[("TORPOR_BIND", "0.0.0.0")], &[("TORPOR_INSECURE_NO_AUTH", "true")], None);
-    assert!(Config::from_raw(&raw).is_ok());
-}
-
-#[test]
 fn a_file_with_unknown_keys_or_bad_syntax_is_refused() {
     for (text, want) in [("colour = 1", "colour ("), ("port = [", "expected"), ("port = [1]", "expected a string")] {
         let problems = raw(&[], &[], Some(text)).problems.join("\n");

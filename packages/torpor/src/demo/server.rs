@@ -38,6 +38,7 @@ impl Server {
             .env("TORPOR_ORPHAN_SECONDS", ORPHAN_SECONDS)
             .env_remove("TORPOR_CONFIG")
             .env_remove("REDIS_URL")
+            .env_remove("TORPOR_API_KEYS_FILE")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log.context("cannot write the server's log")?)
