@@ -1,7 +1,7 @@
 //! The leaf: one claimed run, from its lease to its end.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use torpor_core::clock::{Clock, Timestamp};
@@ -12,6 +12,7 @@ use torpor_core::live::Hub;
 use torpor_core::log::SessionLog;
 use torpor_core::message::Assistant;
 use torpor_core::model;
+use torpor_core::observe::{Event, Observer, Span};
 use torpor_core::outcome::{FailReason, Outcome};
 use torpor_core::queue::Lease;
 use torpor_core::sandbox::{Sandbox, SandboxTransport};
@@ -22,6 +23,7 @@ use crate::catalogue;
 use crate::prompt;
 use crate::settings::Settings;
 use crate::state::State;
+use crate::watch::work;
 use crate::writer::{Patience, Stopped, Writer};
 
 /// What a leaf works with.
@@ -35,6 +37,8 @@ pub struct Deps {
     pub sandboxes: Option<Arc<dyn SandboxTransport>>,
     /// Where pieces of answers are shown while they stream.
     pub live: Hub,
+    /// Who is told what happens.
+    pub observer: Arc<dyn Observer>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Settings.
@@ -130,11 +134,15 @@ impl StopHandle {
 /// Crash-only: dropping the future at any point is the same as a crash; the next claim goes on from the log.
 pub async fn run_leaf(deps: &Deps, lease: Lease, stop: Stop) -> LeafEnd {
     let run = lease.record.run_id.clone();
+    let began = Instant::now();
     match Leaf::open(deps, lease, stop).await {
-        Ok(mut leaf) => match leaf.drive().await {
-            Ok(end) => end,
-            Err(stopped) => end_of(&run, stopped),
-        },
+        Ok(mut leaf) => {
+            let end = leaf.drive().await.unwrap_or_else(|stopped| end_of(&run, stopped));
+            let span = Span { context: &leaf.trace, parent: leaf.lease.record.trace.as_ref(), took: began.elapsed() };
+            let outcome = if let LeafEnd::Ended(outcome) = &end { Some(outcome) } else { None };
+            deps.observer.observe(&Event::Leaf { span, work: work(&leaf.lease), outcome });
+            end
+        }
         Err(stopped) => end_of(&run, stopped),
     }
 }

@@ -16,6 +16,7 @@ mod prompt;
 mod settings;
 mod state;
 mod tool_step;
+mod watch;
 mod writer;
 
 pub use check::{Refused, check};

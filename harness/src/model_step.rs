@@ -14,6 +14,7 @@ use crate::compaction::{Compacted, without_images};
 use crate::leaf::{Interrupt, Leaf, Step};
 use crate::prompt;
 use crate::settings::RetryPolicy;
+use crate::watch::ModelCall;
 
 /// What became of a model call with its retries.
 pub(crate) enum Called {
@@ -106,7 +107,9 @@ impl Leaf<'_> {
     pub(crate) async fn call_model(&self, prepared: &Prepared, shown: Option<Position>) -> Called {
         let policy = self.deps.settings.retry;
         // One span for the call with all its attempts, as it is one for the loop.
-        let prepared = Prepared { trace: Some(self.trace.child()), ..prepared.clone() };
+        let span = self.trace.child();
+        let prepared = Prepared { trace: Some(span.clone()), ..prepared.clone() };
+        let mut watched = ModelCall::new(&*self.deps.observer, &self.lease, &prepared.model, (&span, &self.trace));
         let interrupt = self.interrupt();
         let has_images = shown.is_some() && self.shows_images();
         let work = async {
@@ -118,7 +121,10 @@ impl Leaf<'_> {
                         self.deps.live.publish(&self.lease.record.run_id, Piece { request, attempt, delta });
                     }
                 };
-                let e = match self.deps.models.send(&prepared, &mut show).await {
+                watched.send(attempt > 1);
+                let sent = self.deps.models.send(&prepared, &mut show).await;
+                watched.sent(&sent);
+                let e = match sent {
                     Ok(answer) => return Called::Answered(answer, attempt),
                     Err(e) => e,
                 };

@@ -11,6 +11,7 @@ use torpor_core::entry::{Body, ToolEnding};
 use torpor_core::envelope::Work;
 use torpor_core::id::{CallId, Position};
 use torpor_core::message::{StopReason, ToolResult};
+use torpor_core::observe::Called;
 use torpor_core::outcome::{FailReason, Outcome};
 use torpor_core::sandbox::{self, Ended};
 use torpor_core::tool::Place;
@@ -19,6 +20,7 @@ use crate::catalogue::{self, Known};
 use crate::leaf::{Interrupt, Leaf, LeafEnd, Step};
 use crate::prompt;
 use crate::state::Use;
+use crate::watch::Watcher;
 use crate::writer::Stopped;
 
 /// What is to be done with one use.
@@ -38,7 +40,10 @@ impl Leaf<'_> {
         let mut wave = Vec::new();
         for u in uses {
             match self.plan(&u) {
-                Plan::Answer(ending, result) => self.stage_end(&u, None, ending, result),
+                Plan::Answer(ending, result) => {
+                    self.watcher().call(None, &u).ended(answered(ending, &result));
+                    self.stage_end(&u, None, ending, result);
+                }
                 Plan::NoSandbox => {
                     let message = format!("the model called `{}`, and no sandbox is configured", u.name);
                     return self.end(Outcome::failed(FailReason::NoSandbox, message)).await.map(Some);
@@ -106,6 +111,10 @@ impl Leaf<'_> {
         Plan::Answer(ToolEnding::Finished, effect.result)
     }
 
+    fn watcher(&self) -> Watcher {
+        Watcher::new(self.deps.observer.clone(), &self.lease, &self.trace)
+    }
+
     fn stage_end(&mut self, u: &Use, call: Option<Position>, ending: ToolEnding, result: ToolResult) {
         let body = Body::ToolEnded { run: self.run(), tool_use: u.id.clone(), call, ending, result };
         self.writer.stage(body);
@@ -149,12 +158,18 @@ impl Leaf<'_> {
     }
 
     async fn await_wave(&mut self, hands: &dyn sandbox::Sandbox, calls: Vec<(sandbox::Call, Use)>) -> Step {
-        let interrupt = self.interrupt();
+        let (interrupt, watcher) = (self.interrupt(), self.watcher());
         tokio::pin!(interrupt);
         let mut waiting = calls.iter();
         let start = |(call, u): &'_ (sandbox::Call, Use)| {
             let (call, u) = (call.clone(), u.clone());
-            async move { (call.id.position, u, hands.call(call).await) }
+            let watched = watcher.call(call.trace.as_ref(), &u);
+            async move {
+                let position = call.id.position;
+                let ended = hands.call(call).await;
+                watched.ended(called(&ended));
+                (position, u, ended)
+            }
         };
         let mut running: FuturesUnordered<_> =
             waiting.by_ref().take(self.deps.settings.parallel_calls).map(start).collect();
@@ -264,6 +279,26 @@ enum Hands {
     /// They are taken; later they may not be.
     Busy(String),
     Interrupted(Interrupt),
+}
+
+/// How a call that was answered here ended, for those who watch.
+fn answered(ending: ToolEnding, result: &ToolResult) -> Called {
+    match ending {
+        ToolEnding::Finished if result.is_error => Called::Error,
+        ToolEnding::Finished => Called::Finished,
+        ToolEnding::Refused => Called::Refused,
+        ToolEnding::SandboxLost => Called::Lost,
+    }
+}
+
+/// How a call of the hands ended, for those who watch.
+fn called(ended: &Result<Ended, sandbox::Error>) -> Called {
+    match ended {
+        Ok(Ended::Finished(result)) => answered(ToolEnding::Finished, result),
+        Ok(Ended::Lost(_)) => Called::Lost,
+        Err(sandbox::Error::Refused(_)) => Called::Refused,
+        Err(_) => Called::Left,
+    }
 }
 
 fn no_sandbox(e: &sandbox::Error) -> Outcome {

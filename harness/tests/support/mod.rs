@@ -54,6 +54,7 @@ pub fn rig_with(model: Arc<FakeModel>) -> Rig {
     let mut settings = Settings::new(Ref::parse("fake/model").unwrap());
     settings.retry = RetryPolicy { attempts: 3, base: Duration::from_millis(1), cap: Duration::from_millis(5) };
     let deps = Deps {
+        observer: Arc::new(torpor_core::observe::Nobody),
         log: store.clone(),
         models: model.clone(),
         sandboxes: Some(Arc::new(FakeSandbox(hands.clone()))),
@@ -123,6 +124,7 @@ impl Rig {
         let models: Arc<dyn ModelClient> = self.deps.models.clone();
         let sandboxes: Option<Arc<dyn SandboxTransport>> = self.deps.sandboxes.clone();
         Deps {
+            observer: Arc::new(torpor_core::observe::Nobody),
             log: Fused::new(log, fuse),
             models: Fused::new(models, fuse),
             sandboxes: sandboxes.map(|s| Fused::new(s, fuse) as Arc<dyn SandboxTransport>),

@@ -13,6 +13,7 @@ pub mod live;
 pub mod log;
 pub mod message;
 pub mod model;
+pub mod observe;
 pub mod outcome;
 pub mod problem;
 pub mod queue;

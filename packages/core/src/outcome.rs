@@ -91,6 +91,39 @@ pub enum FailReason {
     Error,
 }
 
+impl FailReason {
+    /// Every reason.
+    pub const ALL: [Self; 10] = [
+        Self::NoVerdict,
+        Self::InvalidVerdict,
+        Self::InvalidOutput,
+        Self::BadInputs,
+        Self::Budget,
+        Self::Timeout,
+        Self::Model,
+        Self::NoSandbox,
+        Self::DeadLetter,
+        Self::Error,
+    ];
+
+    /// The name used on the wire and in stores.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoVerdict => "no_verdict",
+            Self::InvalidVerdict => "invalid_verdict",
+            Self::InvalidOutput => "invalid_output",
+            Self::BadInputs => "bad_inputs",
+            Self::Budget => "budget",
+            Self::Timeout => "timeout",
+            Self::Model => "model",
+            Self::NoSandbox => "no_sandbox",
+            Self::DeadLetter => "dead_letter",
+            Self::Error => "error",
+        }
+    }
+}
+
 /// The verdict of a review leaf.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
@@ -157,6 +190,18 @@ impl Outcome {
             Self::Failed { .. } => Status::Failed,
             Self::Aborted {} => Status::Aborted,
             Self::Cancelled {} => Status::Cancelled,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_named_as_they_are_stored() {
+        for reason in FailReason::ALL {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
         }
     }
 }

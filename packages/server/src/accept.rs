@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
+use torpor_core::observe::{Level, Present};
 
 use crate::app::App;
 use crate::config::{Config, Invalid};
@@ -85,9 +86,10 @@ async fn accept(
         }
         if let Ok(slot) = Arc::clone(slots).try_acquire_owned() {
             let (router, shared) = (router.clone(), Arc::clone(shared));
+            let present = Present::new(Arc::clone(&shared.app.observer), Level::Connections);
             tokio::spawn(async move {
                 drive(socket, router, shared).await;
-                drop(slot);
+                drop((slot, present));
             });
         } else if let Ok(refusal) = Arc::clone(&refusals).try_acquire_owned() {
             tokio::spawn(async move {

@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use torpor_core::key::{self, KeyStore};
 use torpor_core::live::Hub;
 use torpor_core::log::SessionLog;
-use torpor_core::queue::{Lease, WorkQueue};
+use torpor_core::observe::Observer;
+use torpor_core::queue::{Backlog, Lease, WorkQueue};
 use torpor_core::run::RunStore;
 use torpor_core::sandbox::SandboxTransport;
 use torpor_core::{Clock, WorkerId};
@@ -36,6 +37,10 @@ pub struct App {
     pub local: Option<Arc<dyn LocalWorker>>,
     /// What readiness asks, besides the store.
     pub checks: Vec<Arc<dyn Check>>,
+    /// Who is told what happens.
+    pub observer: Arc<dyn Observer>,
+    /// What `/metrics` answers; without it the route answers 404.
+    pub metrics: Option<Arc<dyn Scrape>>,
     /// The source of time.
     pub clock: Arc<dyn Clock>,
 }
@@ -54,6 +59,15 @@ pub trait LocalWorker: Send + Sync + 'static {
 pub trait Room: Send {
     /// Takes the lease that was claimed for it. Must not block.
     fn take(self: Box<Self>, lease: Lease);
+}
+
+/// What was counted, as text.
+pub trait Scrape: Send + Sync + 'static {
+    /// The media type of [`Scrape::text`].
+    fn content_type(&self) -> &'static str;
+
+    /// All metrics; `backlog` is `None` while the queue does not answer. Must not block.
+    fn text(&self, backlog: Option<Backlog>) -> String;
 }
 
 /// One dependency that readiness asks.

@@ -39,12 +39,13 @@ pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
     }
 }
 
-/// The span of this request: below the caller's if it sent a well-formed `traceparent`, else the root of a new trace.
-pub(crate) fn trace(headers: &HeaderMap) -> trace::Context {
+/// The span of this request, and the caller's that it is a part of if that sent a well-formed `traceparent`; else it is
+/// the root of a new trace.
+pub(crate) fn trace(headers: &HeaderMap) -> (trace::Context, Option<trace::Context>) {
     let text = |name| headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok());
     let state = joined(headers);
     let caller = text(TRACEPARENT).and_then(|parent| trace::Context::parse(parent, state.as_deref()));
-    caller.map_or_else(trace::Context::fresh, |caller| caller.child())
+    (caller.as_ref().map_or_else(trace::Context::fresh, trace::Context::child), caller)
 }
 
 /// `tracestate` may come in several parts, which are one list.
@@ -109,12 +110,14 @@ mod tests {
         let mut headers = with(TRACEPARENT, header.as_bytes());
         headers.append(TRACESTATE, HeaderValue::from_static("a=1"));
         headers.append(TRACESTATE, HeaderValue::from_static("b=2"));
-        let ours = trace(&headers);
+        let (ours, caller) = trace(&headers);
+        assert_eq!(caller.unwrap().traceparent(), header);
         assert_eq!(ours.trace_id().to_string(), "0af7651916cd43dd8448eb211c80319c");
         assert!(!ours.traceparent().contains("b7ad6b7169203331"), "{}", ours.traceparent());
         assert_eq!(ours.tracestate(), Some("a=1,b=2"));
         for sent in ["nonsense", ""] {
-            assert!(trace(&with(TRACEPARENT, sent.as_bytes())).is_sampled());
+            let (root, caller) = trace(&with(TRACEPARENT, sent.as_bytes()));
+            assert!(root.is_sampled() && caller.is_none());
         }
     }
 

@@ -1,25 +1,33 @@
-//! What happens around every request: its id, its span, its panic, and the body of a problem.
+//! What happens around every request: its id, its span, its panic, the body of a problem, and telling who watches.
 //!
 //! Owns: the outermost layer. Must not know: any route.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use futures::FutureExt as _;
 use http::Method;
+use torpor_core::observe::{Event, Level, Observer, Span};
 use torpor_core::problem::Code;
+use torpor_core::trace;
 use tracing::Instrument as _;
 
 use crate::headers::{REQUEST_ID, request_id, trace};
 use crate::problem::Problem;
+use crate::submit::Shared;
+
+/// The status that stands for a client that did not wait for its answer.
+const CLIENT_LEFT: u16 = 499;
 
 /// Runs a request and finishes its answer.
-pub(crate) async fn around(mut request: Request, next: Next) -> Response {
+pub(crate) async fn around(State(shared): State<Arc<Shared>>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
-    let trace = trace(request.headers());
+    let (trace, caller) = trace(request.headers());
     let span = tracing::info_span!(
         "request",
         method = %request.method(),
@@ -28,8 +36,9 @@ pub(crate) async fn around(mut request: Request, next: Next) -> Response {
         trace_id = %trace.trace_id(),
         key = tracing::field::Empty,
     );
-    request.extensions_mut().insert(trace);
+    request.extensions_mut().insert(trace.clone());
     let uri = request.uri().clone();
+    let mut watched = Watched::new(&*shared.app.observer, &request, trace, caller);
     let bodyless = request.method() == Method::HEAD;
 
     let run = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone());
@@ -47,5 +56,39 @@ pub(crate) async fn around(mut request: Request, next: Next) -> Response {
         }
     }
     response.headers_mut().insert(REQUEST_ID, id);
+    watched.status = response.status().as_u16();
     response
+}
+
+/// A request whose end is told to observers, also if its client leaves before.
+struct Watched<'a> {
+    observer: &'a dyn Observer,
+    route: Option<MatchedPath>,
+    method: Method,
+    trace: trace::Context,
+    caller: Option<trace::Context>,
+    began: Instant,
+    status: u16,
+}
+
+impl<'a> Watched<'a> {
+    fn new(
+        observer: &'a dyn Observer,
+        request: &Request,
+        trace: trace::Context,
+        caller: Option<trace::Context>,
+    ) -> Self {
+        observer.observe(&Event::Entered(Level::Requests));
+        let (route, method) = (request.extensions().get().cloned(), request.method().clone());
+        Self { observer, route, method, trace, caller, began: Instant::now(), status: CLIENT_LEFT }
+    }
+}
+
+impl Drop for Watched<'_> {
+    fn drop(&mut self) {
+        self.observer.observe(&Event::Left(Level::Requests));
+        let span = Span { context: &self.trace, parent: self.caller.as_ref(), took: self.began.elapsed() };
+        let route = self.route.as_ref().map(MatchedPath::as_str);
+        self.observer.observe(&Event::Request { span, route, method: self.method.as_str(), status: self.status });
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use axum::routing::{delete, get, post};
 use torpor_core::problem::Code;
 
@@ -22,10 +22,13 @@ mod cancel;
 mod events;
 mod health;
 pub(crate) mod keys;
+mod metrics;
 mod query;
 mod runs;
 mod sessions;
 mod turn;
+
+pub(crate) use metrics::Recent;
 
 /// The routes as a service, for tests without a socket and for embedding. Limits of connections and of the time
 /// that heads may take are those of [`crate::serve`] alone.
@@ -51,10 +54,11 @@ pub(crate) fn build(shared: Arc<Shared>) -> Router {
         .route("/health", get(health::health))
         .route("/livez", get(health::health))
         .route("/readyz", get(health::ready))
+        .route("/metrics", get(metrics::metrics))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(from_fn_with_state(Arc::clone(&shared), guard))
-        .layer(from_fn(around))
+        .layer(from_fn_with_state(Arc::clone(&shared), around))
         .with_state(shared)
 }
 

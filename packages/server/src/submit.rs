@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use torpor_core::observe::Event;
 use torpor_core::problem::Code;
 use torpor_core::queue::{Enqueued, Expects, Idempotency, NewRun};
 use torpor_core::run::Record;
@@ -21,6 +22,7 @@ use crate::auth::Ring;
 use crate::config::Config;
 use crate::phase::{Phase, Signal};
 use crate::problem::Problem;
+use crate::routes::Recent;
 
 /// What all requests share.
 pub(crate) struct Shared {
@@ -31,13 +33,15 @@ pub(crate) struct Shared {
     pub(crate) ring: Ring,
     /// Turns for large bodies; never closed.
     pub(crate) large_bodies: Semaphore,
+    /// The queue's counts, as the last scrape read them.
+    pub(crate) backlog: Recent,
 }
 
 impl Shared {
     pub(crate) fn new(app: App, config: Config) -> Arc<Self> {
         let large_bodies = Semaphore::new(config.large_bodies);
         let ring = Ring::new(Arc::clone(&app.keys), Arc::clone(&app.clock), app.owner.clone(), config.require_keys);
-        Arc::new(Self { app, config, phase: Signal::new(), ring, large_bodies })
+        Arc::new(Self { app, config, phase: Signal::new(), ring, large_bodies, backlog: Recent::default() })
     }
 }
 
@@ -123,8 +127,12 @@ async fn accept(shared: Arc<Shared>, mut new: NewRun, now: bool) -> Result<Accep
     let (id, room) = reserved.unzip();
     new.claim_for = id;
     Ok(match shared.app.queue.enqueue(new).await? {
-        Enqueued::Created(record) => Accepted::Run(Ticket::new(&record)),
+        Enqueued::Created(record) => {
+            shared.app.observer.observe(&Event::Accepted);
+            Accepted::Run(Ticket::new(&record))
+        }
         Enqueued::Claimed(lease) => {
+            shared.app.observer.observe(&Event::Accepted);
             let ticket = Ticket::new(&lease.record);
             match room {
                 Some(room) => room.take(*lease),

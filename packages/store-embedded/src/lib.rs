@@ -32,6 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use torpor_core::observe::{Nobody, Observer};
 use torpor_core::{Clock, SystemClock, store};
 
 use crate::lock::Folder;
@@ -52,11 +53,18 @@ pub struct Options {
     pub result_ttl: Duration,
     /// The store's clock; the machine's by default.
     pub clock: Arc<dyn Clock>,
+    /// Who is told of commits; nobody by default.
+    pub observer: Arc<dyn Observer>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { lease: Duration::from_secs(3), result_ttl: Duration::from_secs(86_400), clock: Arc::new(SystemClock) }
+        Self {
+            lease: Duration::from_secs(3),
+            result_ttl: Duration::from_secs(86_400),
+            clock: Arc::new(SystemClock),
+            observer: Arc::new(Nobody),
+        }
     }
 }
 
@@ -116,8 +124,8 @@ impl Store {
             readers: Arc::default(),
             told: cancel::Told::default(),
         });
-        let writer = Writer::start(conn, state, Arc::clone(&signals))?;
-        let Options { clock, result_ttl, .. } = options;
+        let Options { clock, result_ttl, observer, .. } = options;
+        let writer = Writer::start(conn, state, Arc::clone(&signals), observer)?;
         Ok(Self { writer, readers, signals, clock, result_ttl, id, _folder: folder })
     }
 

@@ -6,9 +6,11 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use torpor_core::observe::{Event, Observer};
 use torpor_core::queue::LeaseKey;
 use torpor_core::{Clock, RunId, SessionKey, WorkerId, store};
 
@@ -237,12 +239,17 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// Starts the thread.
-    pub(crate) fn start(conn: Connection, state: State, signals: Arc<Signals>) -> Result<Self, store::Error> {
+    pub(crate) fn start(
+        conn: Connection,
+        state: State,
+        signals: Arc<Signals>,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self, store::Error> {
         let (commands, inbox) = mpsc::channel(PENDING);
         signals.due.send_replace(state.next_due());
         let thread = std::thread::Builder::new()
             .name("store-write".to_owned())
-            .spawn(move || serve(&conn, state, inbox, &signals))
+            .spawn(move || serve(&conn, state, inbox, &signals, &*observer))
             .map_err(|e| store::Error::Failed(format!("cannot start the writer thread: {e}")))?;
         Ok(Self { commands: Some(commands), thread: Some(thread) })
     }
@@ -270,11 +277,20 @@ impl Drop for Writer {
     }
 }
 
-fn serve(conn: &Connection, mut state: State, mut inbox: mpsc::Receiver<Box<dyn Command>>, signals: &Signals) {
+fn serve(
+    conn: &Connection,
+    mut state: State,
+    mut inbox: mpsc::Receiver<Box<dyn Command>>,
+    signals: &Signals,
+    observer: &dyn Observer,
+) {
     let mut commands = Vec::with_capacity(BATCH);
     while inbox.blocking_recv_many(&mut commands, BATCH) > 0 {
         let mut batch = Batch { conn, state: &mut state, after: After::default(), doomed: None };
+        let began = Instant::now();
         let committed = commit(&mut batch, &mut commands);
+        let (took, stored) = (began.elapsed(), committed.is_ok());
+        observer.observe(&Event::Commit { commands: commands.len(), took, stored });
         let after = std::mem::take(&mut batch.after);
         match &committed {
             Ok(()) => settle_memory(&mut state, &after),

@@ -15,7 +15,8 @@ async fn fresh() -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::default());
     let (lease, result_ttl) = (Duration::from_secs(3), Duration::from_secs(3600));
-    let store = Store::open(dir.path(), Options { lease, result_ttl, clock: clock.clone() }).unwrap();
+    let store =
+        Store::open(dir.path(), Options { lease, result_ttl, clock: clock.clone(), ..Options::default() }).unwrap();
     let store = Arc::new(store);
     let file = dir.path().join("store.db");
     let spoil = move |run: &torpor_core::RunId| -> BoxFuture<'static, ()> {

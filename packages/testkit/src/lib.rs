@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod conformance;
 pub mod crash;
+pub mod exposition;
 pub mod fakes;
 pub mod model_server;
 pub mod sample;

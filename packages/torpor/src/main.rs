@@ -15,6 +15,7 @@ mod runtime;
 mod serve;
 mod telemetry;
 mod ui;
+mod watching;
 
 use std::process::ExitCode;
 

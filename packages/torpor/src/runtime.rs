@@ -13,6 +13,7 @@ use torpor_core::clock::{Clock, SystemClock};
 use torpor_core::id::WorkerId;
 use torpor_core::key::{KeyStore, Rate, Record, Scopes, Secret, Wish};
 use torpor_core::live::Hub;
+use torpor_core::observe::Observer;
 use torpor_core::queue::Lease;
 use torpor_core::run::RunStore;
 use torpor_core::sandbox::SandboxTransport;
@@ -24,6 +25,7 @@ use torpor_worker::Worker;
 use crate::cli::Error;
 use crate::config::{Config, Confinement, SandboxKind};
 use crate::keys_file::WithFile;
+use crate::watching;
 
 mod published;
 
@@ -50,10 +52,13 @@ impl Runtime {
     /// [`Error::Unavailable`] when the data folder is in use, or commands cannot be confined on this machine.
     pub(crate) fn open(config: &Config) -> Result<Self, Error> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let metrics = Arc::new(watching::metrics(config));
+        let observer: Arc<dyn Observer> = metrics.clone();
         let options = torpor_store_embedded::Options {
             lease: config.worker.lease,
             result_ttl: config.result_ttl,
             clock: clock.clone(),
+            observer: observer.clone(),
         };
         let store = Arc::new(Store::open(&config.data_dir, options).map_err(|e| not_opened(&e))?);
         let models = torpor_model::Models::new(&config.models).context("model settings")?;
@@ -64,6 +69,7 @@ impl Runtime {
             live: live.clone(),
             models: Arc::new(models),
             sandboxes: sandbox.clone().map(|s| s as Arc<dyn SandboxTransport>),
+            observer: observer.clone(),
             clock: clock.clone(),
             settings: Arc::new(config.harness.clone()),
         };
@@ -82,6 +88,8 @@ impl Runtime {
             sandbox: sandbox.clone().map(|s| s as Arc<dyn SandboxTransport>),
             local: Some(Arc::new(InProcess(worker.clone()))),
             checks,
+            observer,
+            metrics: Some(Arc::new(watching::Counted(metrics))),
             clock,
         };
         Ok(Self { owner_secret, store, worker, app, server: config.server.clone(), data_dir: config.data_dir.clone() })

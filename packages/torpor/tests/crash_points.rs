@@ -117,6 +117,7 @@ fn rig() -> Rig {
         Ok(calls(&[("submit_verdict", json!({"item_id": "i1", "verdict": "CLEAR", "reason": "seen"}))])),
     ]);
     let deps = Deps {
+        observer: Arc::new(torpor_core::observe::Nobody),
         log: store.clone(),
         models: model,
         sandboxes: Some(Arc::new(place.local.clone())),
@@ -155,6 +156,7 @@ impl Rig {
         let models: Arc<dyn ModelClient> = self.deps.models.clone();
         let sandbox: Arc<dyn SandboxTransport> = Arc::new(self.place.local.clone());
         let deps = Deps {
+            observer: Arc::new(torpor_core::observe::Nobody),
             log: Fused::new(log, fuse),
             models: Fused::new(models, fuse),
             sandboxes: Some(Fused::new(sandbox, fuse)),

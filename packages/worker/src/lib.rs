@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use torpor_core::id::WorkerId;
+use torpor_core::observe::{self, Event, Level, Present, Span, Work};
+use torpor_core::outcome::Outcome;
 use torpor_core::queue::{Lease, Release, WorkQueue};
 use torpor_core::trace;
 use torpor_harness::{Deps, LeafEnd, Stop, give_up, is_exhausted, run_leaf};
@@ -143,7 +145,10 @@ impl Worker {
                 continue;
             }
             match inner.queue.heartbeat(&inner.id, &keys).await {
-                Ok(lost) => lost.iter().for_each(|key| inner.active.lost(key)),
+                Ok(lost) => lost.iter().for_each(|key| {
+                    inner.deps.observer.observe(&Event::LeaseLost);
+                    inner.active.lost(key);
+                }),
                 // The leases may lapse meanwhile; whoever claims then raises the epoch, which stops our leaves.
                 Err(e) => tracing::warn!(error = %e, "heartbeat failed"),
             }
@@ -172,6 +177,10 @@ impl Worker {
         match self.0.active.enter(&lease.key(), place) {
             Some((slot, stop)) => tokio::spawn(async move {
                 let lease = traced(lease);
+                let observer = &worker.0.deps.observer;
+                let _at_work = Present::new(observer.clone(), Level::Leaves);
+                let waiting = lease.record.trace.as_ref().map(trace::Context::child);
+                observer.observe(&claimed(&lease, waiting.as_ref()));
                 let span = span(&lease);
                 worker.run_one(lease, stop).instrument(span).await;
                 drop(slot);
@@ -190,6 +199,7 @@ impl Worker {
         let leaf = AssertUnwindSafe(run_leaf(&inner.deps, lease.clone(), stop)).catch_unwind();
         match Box::pin(leaf).await {
             Ok(LeafEnd::Ended(outcome)) => {
+                self.tell(&lease, &outcome);
                 tracing::info!(status = outcome.status().as_str(), "run ended");
             }
             Ok(LeafEnd::HandedBack) => self.release(&lease, Release::HandBack).await,
@@ -214,11 +224,17 @@ impl Worker {
         let run = lease.record.run_id.clone();
         let reason = format!("given up after {} attempts without progress", lease.attempt.saturating_sub(1));
         tracing::error!(reason, "dead letter");
-        if let LeafEnd::Ended(_) = give_up(&self.0.deps, lease, reason.clone()).await
-            && let Err(e) = self.0.queue.dead_letter(&run, &reason).await
-        {
+        let LeafEnd::Ended(outcome) = give_up(&self.0.deps, lease.clone(), reason.clone()).await else { return };
+        self.0.deps.observer.observe(&Event::DeadLetter);
+        self.tell(&lease, &outcome);
+        if let Err(e) = self.0.queue.dead_letter(&run, &reason).await {
             tracing::error!(error = %e, "the dead letter could not be noted; the run's record has the reason");
         }
+    }
+
+    fn tell(&self, lease: &Lease, outcome: &Outcome) {
+        let deps = &self.0.deps;
+        deps.observer.observe(&observe::ended(outcome, lease.record.created_at, deps.clock.now()));
     }
 
     async fn release(&self, lease: &Lease, why: Release) {
@@ -232,6 +248,20 @@ impl Worker {
 fn traced(mut lease: Lease) -> Lease {
     lease.record.trace.get_or_insert_with(trace::Context::fresh);
     lease
+}
+
+/// The claim as an event. A leaf that finds entries of its run in the log takes over from another; before the first of
+/// them, and the first attempt, nobody had heard of the run since it was accepted.
+fn claimed<'a>(lease: &'a Lease, waiting: Option<&'a trace::Context>) -> Event<'a> {
+    let record = &lease.record;
+    let took_over = record.log_from.is_some_and(|from| lease.head.position >= from);
+    let first = !took_over && lease.attempt == 1;
+    let waited = record.started_at.filter(|_| first).zip(waiting).map(|(started, context)| {
+        let took = started.since(record.created_at);
+        Span { context, parent: record.trace.as_ref(), took }
+    });
+    let work = Work { run: &record.run_id, session: &record.session };
+    Event::Claimed { work, waited, took_over }
 }
 
 /// Names the run in every line that is logged on its way.

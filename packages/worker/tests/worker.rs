@@ -38,6 +38,7 @@ fn rig(models: Arc<dyn ModelClient>, lease: Duration) -> Rig {
     let store = Arc::new(Store::open(dir.path(), Options { lease, ..Options::default() }).unwrap());
     let hands = FakeHands::start();
     let deps = Deps {
+        observer: Arc::new(torpor_core::observe::Nobody),
         log: store.clone(),
         models,
         sandboxes: Some(Arc::new(FakeSandbox(hands.clone()))),

@@ -8,9 +8,10 @@ use std::time::Duration;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::StatusCode;
-use torpor_core::RunId;
+use torpor_core::observe;
 use torpor_core::queue::Cancelled;
 use torpor_core::run::Record;
+use torpor_core::{RunId, Timestamp};
 
 use crate::answer::{self, Shown};
 use crate::auth::Caller;
@@ -29,13 +30,26 @@ pub(crate) async fn cancel(
 ) -> Result<Response, Problem> {
     let run = run_of(request.uri(), "/cancel")?;
     caller.may_touch(&shared, &run).await?;
+    let asked = shared.app.clock.now();
     let record = match shared.app.queue.cancel(&run).await? {
         Cancelled::Unknown => return Err(Problem::unknown_run()),
-        Cancelled::Ended(record) => record,
+        Cancelled::Ended(record) => {
+            tell(&shared, &record, asked);
+            record
+        }
         Cancelled::Asked(record) => wait(&shared, &run, record).await?,
     };
     let status = if record.status.is_terminal() { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok(answer::json(status, &Shown::whole(&record)))
+}
+
+/// A run that never started has no leaf that could tell of its end.
+fn tell(shared: &Shared, record: &Record, asked: Timestamp) {
+    if let (None, Some(outcome), Some(at)) = (record.log_from, &record.outcome, record.ended_at)
+        && at >= asked
+    {
+        shared.app.observer.observe(&observe::ended(outcome, record.created_at, at));
+    }
 }
 
 async fn wait(shared: &Shared, run: &RunId, mut record: Box<Record>) -> Result<Box<Record>, Problem> {

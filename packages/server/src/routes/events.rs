@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use torpor_core::entry::{Body as EntryBody, Entry};
 use torpor_core::live::{Follower, Piece};
 use torpor_core::model::Delta;
+use torpor_core::observe::{Level, Present};
 use torpor_core::problem::Code;
 use torpor_core::run::Record;
 use torpor_core::{Position, store};
@@ -42,6 +43,7 @@ struct Stream {
     sent: Option<Position>,
     ready: VecDeque<Bytes>,
     over: bool,
+    _present: Present,
 }
 
 pub(crate) async fn events(
@@ -55,6 +57,7 @@ pub(crate) async fn events(
     let live = shared.app.live.follow(&run);
     let record = caller.run(&shared, &run).await?;
     let sent = record.log_from.map(|from| Position(from.0 - 1).max(after));
+    let present = Present::new(Arc::clone(&shared.app.observer), Level::Followers);
     let stream = Stream {
         shared,
         record,
@@ -63,6 +66,7 @@ pub(crate) async fn events(
         sent: sent.or_else(|| (after.0 > 0).then_some(after)),
         ready: VecDeque::new(),
         over: false,
+        _present: present,
     };
     let body = futures::stream::unfold(stream, |mut stream| async move {
         let bytes = stream.next().await?;

@@ -52,6 +52,19 @@ pub(crate) struct Fake {
     pub(crate) taken: AtomicUsize,
 }
 
+/// A page of metrics that says what it was given.
+struct Counts;
+
+impl torpor_server::Scrape for Counts {
+    fn content_type(&self) -> &'static str {
+        "text/plain"
+    }
+
+    fn text(&self, backlog: Option<Backlog>) -> String {
+        format!("{backlog:?}")
+    }
+}
+
 impl Fake {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
@@ -77,6 +90,8 @@ impl Fake {
             sandbox: Some(Arc::new(FakeSandbox(FakeHands::start()))),
             local: Some(Arc::new(Local(Arc::clone(self)))),
             checks: Vec::new(),
+            observer: Arc::new(torpor_core::observe::Nobody),
+            metrics: Some(Arc::new(Counts)),
             clock: Arc::new(SystemClock),
         }
     }
@@ -309,6 +324,7 @@ impl WorkQueue for Fake {
     }
 
     async fn backlog(&self) -> Result<Backlog, store::Error> {
+        self.up()?;
         Ok(Backlog::default())
     }
 }

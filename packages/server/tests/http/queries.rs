@@ -110,3 +110,18 @@ async fn every_answer_carries_the_request_id() {
         assert_eq!(theirs.header("x-request-id").len(), 32, "{path}");
     }
 }
+
+/// A queue that is away does not take the other numbers with it, and is not asked by every scrape.
+#[tokio::test]
+async fn metrics_do_without_the_queue() {
+    let fake = Fake::new();
+    fake.set_down(true);
+    let app = router(fake.app(), Config::default());
+    let page = get(&app, "/metrics").await;
+    assert_eq!((page.status, page.header("content-type")), (200, "text/plain"));
+    assert_eq!(&page.body[..], b"None");
+    fake.set_down(false);
+    assert_eq!(&get(&app, "/metrics").await.body[..], b"None", "counts are good for a second");
+    let app = router(App { metrics: None, ..fake.app() }, Config::default());
+    get(&app, "/metrics").await.problem(404, "not_found");
+}

@@ -80,6 +80,9 @@ fn rows() -> Vec<Row> {
 /// What everybody may ask.
 const PUBLIC: &[&str] = &["/health", "/livez", "/readyz"];
 
+/// What is about all tenants together; see [`counts_are_for_keys_of_every_tenant`].
+const EVERYWHERE: &[&str] = &["/metrics"];
+
 impl Row {
     /// The request, about these.
     fn about(&self, run: &str, session: &str, key: &str) -> (&'static str, String, Value) {
@@ -105,7 +108,9 @@ fn the_walk_knows_every_route() {
         };
         for (word, method) in [("get(", "GET"), ("post(", "POST"), ("delete(", "DELETE"), ("put(", "PUT")] {
             if call.contains(&format!(" {word}")) || call.contains(&format!(".{word}")) {
-                let known = PUBLIC.contains(&path) || rows.iter().any(|row| row.0 == method && like(row));
+                let known = PUBLIC.contains(&path)
+                    || EVERYWHERE.contains(&path)
+                    || rows.iter().any(|row| row.0 == method && like(row));
                 assert!(known, "{method} {path}: add a row that says who may use it");
             }
         }
@@ -293,4 +298,21 @@ async fn a_server_that_had_keys_never_opens_again() {
     assert!(w.ask(Some(&key), "GET", "/runs", &Value::Null).await.problem(401, "unauthorized").contains("revoked"));
     let required = Walled::new(Config { require_keys: true, ..Config::default() });
     required.ask(None, "GET", "/runs", &Value::Null).await.problem(401, "unauthorized");
+}
+
+#[tokio::test]
+async fn counts_are_for_keys_of_every_tenant() {
+    let w = Walled::new(Config::default());
+    let (of_one, _) = w.key("a", &[Scope::Admin, Scope::RunsRead]);
+    let wish = |scope| Wish {
+        tenant: None,
+        name: "scraper".into(),
+        scopes: Scopes::of([scope]),
+        rate: None,
+        expires_at: None,
+    };
+    let ((reader, _), (writer, _)) = (w.make(wish(Scope::RunsRead)), w.make(wish(Scope::RunsWrite)));
+    for (key, status) in [(None, 401), (Some(&*of_one), 403), (Some(&*writer), 403), (Some(&*reader), 200)] {
+        assert_eq!(w.ask(key, "GET", "/metrics", &Value::Null).await.status, status, "{key:?}");
+    }
 }
