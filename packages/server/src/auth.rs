@@ -4,10 +4,9 @@
 //! one), the answers 401, 403 and 429, and ending what a key had begun when the key ends. Must not know: what any
 //! handler does.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
@@ -89,8 +88,7 @@ async fn run(shared: &Arc<Shared>, caller: Caller, mut request: Request, next: N
     let shared = Arc::clone(shared);
     response.map(|body| {
         let ended = async move { shared.ring.ended(&shown).await };
-        let pieces = body.into_data_stream().filter_map(async |piece| piece.ok().map(Ok::<Bytes, Infallible>));
-        Body::from_stream(Box::pin(pieces).take_until(Box::pin(ended)))
+        Body::from_stream(body.into_data_stream().take_until(Box::pin(ended)))
     })
 }
 

@@ -1,18 +1,53 @@
 //! The client side of the HTTP surface, for the commands that talk to a server.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::Args;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
-use crate::cli::Error;
+use crate::cli::{Error, Sources};
+use crate::config::{Config, Overrides};
 use crate::runtime;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Above the server's own bound for synchronous calls.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Which server a command asks, and how it prints.
+#[derive(Args)]
+pub(crate) struct Target {
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Server to ask [default: the one that serves this data folder]
+    #[arg(long, value_name = "URL", env = "TORPOR_URL", global = true)]
+    pub(crate) url: Option<String>,
+    /// TOML file with settings
+    #[arg(long, value_name = "FILE", env = "TORPOR_CONFIG", global = true)]
+    config: Option<PathBuf>,
+}
+
+impl Target {
+    /// The configuration, for commands that look for a server by its data folder.
+    pub(crate) fn config(&self) -> Result<Config, Error> {
+        Ok(Sources::of(self.config.clone()).config(&Overrides::default())?)
+    }
+
+    /// A client for the server that is meant.
+    pub(crate) fn client(&self) -> Result<Client, Error> {
+        if let Some(url) = &self.url {
+            return Client::new(url);
+        }
+        let data_dir = self.config()?.data_dir;
+        Client::here(&data_dir)?.ok_or_else(|| {
+            let folder = data_dir.display();
+            Error::Unavailable(format!("no server runs on {folder}; start `torpor serve`, or give --url"))
+        })
+    }
+}
 
 /// Talks to one server.
 pub(crate) struct Client {

@@ -3,7 +3,6 @@
 //! A server is asked over HTTP: the one that `--url` names, else the one that holds this data folder. Without one the
 //! store in the data folder is opened for as long as the command takes.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,15 +14,14 @@ use torpor_core::{Clock as _, SystemClock, Timestamp, store};
 use torpor_server::{MAX_OVERLAP_SECONDS, USUAL_OVERLAP, show_key, show_key_secret};
 use torpor_store_embedded::{Options, Store};
 
-use crate::cli::{Error, Exit, Sources};
-use crate::client::Client;
-use crate::config::Overrides;
+use crate::cli::{Error, Exit};
+use crate::client::{Client, Target};
 use crate::{keys_file, ui};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// Columns of the table, by field and width.
-const COLUMNS: [(&str, &str, usize); 5] = [
+const COLUMNS: [ui::Column; 5] = [
     ("ID", "id", 16),
     ("STATUS", "status", 8),
     ("TENANT", "tenant", 16),
@@ -40,15 +38,8 @@ Examples:
 pub(crate) struct Arguments {
     #[command(subcommand)]
     what: What,
-    /// Print JSON
-    #[arg(long, global = true)]
-    json: bool,
-    /// Server to ask [default: the one that serves this data folder, else the folder itself]
-    #[arg(long, value_name = "URL", env = "TORPOR_URL", global = true)]
-    url: Option<String>,
-    /// TOML file with settings
-    #[arg(long, value_name = "FILE", env = "TORPOR_CONFIG", global = true)]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    target: Target,
 }
 
 #[derive(Subcommand)]
@@ -138,7 +129,7 @@ async fn manage(args: &Arguments) -> Result<Exit, Error> {
     {
         let (secret, key) = Record::issue(new.wish(now)?, now);
         let entry = keys_file::entry(&key);
-        if args.json {
+        if args.target.json {
             println!("{:#}", json!({"secret": secret.expose(), "key": show_key(&key, now), "entry": entry}));
         } else {
             print_secret(secret.expose());
@@ -155,13 +146,16 @@ async fn manage(args: &Arguments) -> Result<Exit, Error> {
         }
         What::Revoke { id } => place.revoke(&checked(id)?, now).await?,
     };
-    if args.json {
+    if args.target.json {
         println!("{answer:#}");
     } else if let Some(secret) = answer["secret"].as_str() {
         print_secret(secret);
         print_key(&answer["key"]);
     } else if let Some(keys) = answer["keys"].as_array() {
-        print_table(keys);
+        ui::table(&COLUMNS, keys, |key, field| text(field, &key[field]));
+        if keys.is_empty() {
+            println!("no keys: whoever reaches the server may do everything");
+        }
     } else {
         print_key(&answer);
     }
@@ -180,10 +174,10 @@ enum Place {
 
 impl Place {
     fn find(args: &Arguments) -> Result<Self, Error> {
-        if let Some(url) = &args.url {
+        if let Some(url) = &args.target.url {
             return Ok(Self::Server(Client::new(url)?));
         }
-        let config = Sources::of(args.config.clone()).config(&Overrides::default())?;
+        let config = args.target.config()?;
         if let Some(client) = Client::owner(&config.data_dir)? {
             return Ok(Self::Server(client));
         }
@@ -283,18 +277,6 @@ fn print_key(key: &Value) {
     let Some(fields) = key.as_object() else { return };
     for (name, value) in fields {
         eprintln!("{:<12} {}", ui::dim(name), text(name, value));
-    }
-}
-
-fn print_table(keys: &[Value]) {
-    let head: Vec<String> = COLUMNS.iter().map(|(title, _, width)| format!("{title:<width$}")).collect();
-    println!("{}", ui::dim(head.join("  ").trim_end()));
-    for key in keys {
-        let cells = COLUMNS.iter().map(|(_, field, width)| format!("{:<width$}", text(field, &key[*field])));
-        println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
-    }
-    if keys.is_empty() {
-        println!("no keys: whoever reaches the server may do everything");
     }
 }
 

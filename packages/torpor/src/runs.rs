@@ -1,18 +1,15 @@
 //! `torpor runs`: list, show and cancel runs of a server.
 
-use std::path::PathBuf;
-
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::cli::{Error, Exit, Sources};
-use crate::client::Client;
-use crate::config::Overrides;
+use crate::cli::{Error, Exit};
+use crate::client::Target;
 use crate::ui;
 
 /// Columns of a table, by field and width.
-const COLUMNS: [(&str, &str, usize); 5] = [
+const COLUMNS: [ui::Column; 5] = [
     ("RUN", "runId", 36),
     ("STATUS", "status", 10),
     ("KIND", "kind", 7),
@@ -29,15 +26,8 @@ Examples:
 pub(crate) struct Arguments {
     #[command(subcommand)]
     what: What,
-    /// Print JSON
-    #[arg(long, global = true)]
-    json: bool,
-    /// Server to ask [default: the one that serves this data folder]
-    #[arg(long, value_name = "URL", env = "TORPOR_URL", global = true)]
-    url: Option<String>,
-    /// TOML file with settings
-    #[arg(long, value_name = "FILE", env = "TORPOR_CONFIG", global = true)]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    target: Target,
 }
 
 #[derive(Subcommand)]
@@ -69,7 +59,7 @@ pub(crate) fn main(args: &Arguments) -> Result<Exit, Error> {
 }
 
 async fn ask(args: &Arguments) -> Result<Exit, Error> {
-    let client = client(args)?;
+    let client = args.target.client()?;
     let (body, table) = match &args.what {
         What::List { status, limit } => {
             let status = status.as_ref().map(|s| format!("&status={s}")).unwrap_or_default();
@@ -80,8 +70,14 @@ async fn ask(args: &Arguments) -> Result<Exit, Error> {
             (client.post(&format!("/runs/{}/cancel", checked(run)?), &json!({})).await?.success()?, false)
         }
     };
-    match (args.json, table) {
-        (false, true) => print_table(body["runs"].as_array().map(Vec::as_slice).unwrap_or_default()),
+    match (args.target.json, table) {
+        (false, true) => {
+            let runs = body["runs"].as_array().map(Vec::as_slice).unwrap_or_default();
+            ui::table(&COLUMNS, runs, |run, field| run[field].as_str().unwrap_or_default().to_owned());
+            if runs.is_empty() {
+                println!("no runs");
+            }
+        }
         (false, false) => print_record(&body),
         (true, _) => println!("{body:#}"),
     }
@@ -92,33 +88,6 @@ async fn ask(args: &Arguments) -> Result<Exit, Error> {
 fn checked(run: &str) -> Result<&str, Error> {
     let good = !run.is_empty() && run.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     good.then_some(run).ok_or_else(|| Error::Usage(format!("{run:?} is not a run id; `torpor runs list` shows them")))
-}
-
-fn client(args: &Arguments) -> Result<Client, Error> {
-    if let Some(url) = &args.url {
-        return Client::new(url);
-    }
-    let config = Sources::of(args.config.clone()).config(&Overrides::default())?;
-    match Client::here(&config.data_dir)? {
-        Some(client) => Ok(client),
-        None => Err(Error::Unavailable(format!(
-            "no server runs on {}; start `torpor serve`, or give --url",
-            config.data_dir.display()
-        ))),
-    }
-}
-
-fn print_table(runs: &[Value]) {
-    let head: Vec<String> = COLUMNS.iter().map(|(title, _, width)| format!("{title:<width$}")).collect();
-    println!("{}", ui::dim(head.join("  ").trim_end()));
-    for run in runs {
-        let cells =
-            COLUMNS.iter().map(|(_, field, width)| format!("{:<width$}", run[*field].as_str().unwrap_or_default()));
-        println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
-    }
-    if runs.is_empty() {
-        println!("no runs");
-    }
 }
 
 fn print_record(record: &Value) {

@@ -2,6 +2,8 @@
 
 use std::io::{IsTerminal as _, Write as _};
 
+use serde_json::Value;
+
 /// Whether standard output is a terminal that takes colours.
 fn coloured() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
@@ -30,6 +32,21 @@ pub(crate) fn good(text: &str) -> String {
 /// Bad.
 pub(crate) fn bad(text: &str) -> String {
     paint("31", text)
+}
+
+/// A column of a table: its title, the field it shows, its width (0 for the last).
+pub(crate) type Column = (&'static str, &'static str, usize);
+
+/// A table, each cell as `cell` shows that field of that row.
+pub(crate) fn table(columns: &[Column], rows: &[Value], cell: impl Fn(&Value, &str) -> String) {
+    let line = |of: &dyn Fn(&Column) -> String| {
+        let cells: Vec<_> = columns.iter().map(|column| format!("{:<width$}", of(column), width = column.2)).collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    println!("{}", dim(&line(&|column| column.0.to_owned())));
+    for row in rows {
+        println!("{}", line(&|column| cell(row, column.1)));
+    }
 }
 
 /// A line on standard error that is overwritten as things go on; silent where that is no terminal.

@@ -4,7 +4,7 @@
 //! Owns: how fresh the keys are, their buckets, and whether the server is locked. Must not know: requests.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Release};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -55,6 +55,8 @@ pub(crate) struct Ring {
     /// When the store was last asked, in milliseconds; 0 for never.
     asked_at: AtomicU64,
     asking: Mutex<()>,
+    /// How often [`Ring::refresh`] was called.
+    changes: AtomicU64,
     strangers: Bucket,
 }
 
@@ -67,6 +69,7 @@ impl Ring {
             keys: RwLock::new(Arc::new(Keys { locked, ..Keys::default() })),
             asked_at: AtomicU64::new(0),
             asking: Mutex::new(()),
+            changes: AtomicU64::new(0),
             strangers: Bucket::default(),
         }
     }
@@ -81,7 +84,7 @@ impl Ring {
         if self.is_fresh() {
             return Ok(self.known());
         }
-        let (known, asking_at) = (self.known(), self.clock.now());
+        let (known, asking_at, changes) = (self.known(), self.clock.now(), self.changes.load(Acquire));
         if let Some(snapshot) = self.store.keys(known.version.as_deref()).await? {
             let mut by_id = HashMap::with_capacity(snapshot.keys.len() + 1);
             let locked = known.locked || !snapshot.keys.is_empty();
@@ -100,13 +103,17 @@ impl Ring {
             let keys = Arc::new(Keys { version: Some(snapshot.version), by_id, locked });
             *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
         }
-        self.asked_at.store(asking_at.0, Relaxed);
+        // What was read may be from before a change that was made meanwhile.
+        if self.changes.load(Acquire) == changes {
+            self.asked_at.store(asking_at.0, Release);
+        }
         Ok(self.known())
     }
 
     /// Makes the next request see the latest change.
     pub(crate) fn refresh(&self) {
-        self.asked_at.store(0, Relaxed);
+        self.changes.fetch_add(1, Release);
+        self.asked_at.store(0, Release);
     }
 
     /// Waits until this secret opens nothing any more. Cancellation safe.
@@ -132,7 +139,7 @@ impl Ring {
     }
 
     fn is_fresh(&self) -> bool {
-        let (now, asked_at) = (self.clock.now(), Timestamp(self.asked_at.load(Relaxed)));
+        let (now, asked_at) = (self.clock.now(), Timestamp(self.asked_at.load(Acquire)));
         // A clock that was set back makes nothing fresh.
         asked_at <= now && now.since(asked_at) < FRESH
     }
