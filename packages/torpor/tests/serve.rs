@@ -107,7 +107,9 @@ async fn hands_that_die_are_told_to_the_model_and_nothing_is_repeated() {
     let world = World::new().await;
     let server = world.serve().await;
     let run = server.submit(world.prompt(&format!("{};text", bash("echo x >> ledger; sleep 60")))).await;
+    // There first, written a moment later.
     until_file(&world.file("ledger")).await;
+    support::until("the command to write", async || (world.count("ledger", "x") == 1).then_some(())).await;
     world.kill_hands();
     let record = server.ended(&run).await;
     assert_eq!(record["status"], json!("done"), "{record}");
