@@ -7,13 +7,14 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::response::Response;
 use http::{HeaderMap, Request, header};
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
@@ -152,6 +153,36 @@ fn full() -> Vec<u8> {
     [head.into_bytes(), body].concat()
 }
 
+/// The body of an answer. The request that it answers is over when this is gone, and not before: a stream of events may
+/// last for hours in which the client sends nothing.
+struct Answering {
+    body: Body,
+    activity: Arc<Activity>,
+}
+
+impl hyper::body::Body for Answering {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.activity.end();
+    }
+}
+
 /// The routes, with a note of when a request is with them.
 struct Routed {
     router: Router,
@@ -159,9 +190,9 @@ struct Routed {
 }
 
 impl Service<Request<Incoming>> for Routed {
-    type Response = Response;
+    type Response = Response<Answering>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         self.activity.begin();
@@ -170,8 +201,8 @@ impl Service<Request<Incoming>> for Routed {
         Box::pin(async move {
             let Ok(response) = answer.await;
             let closing = response.headers().get(header::CONNECTION).is_some_and(|v| v == "close");
-            activity.end(closing);
-            Ok(response)
+            activity.answer(closing);
+            Ok(response.map(|body| Answering { body, activity }))
         })
     }
 }

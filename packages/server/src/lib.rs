@@ -15,6 +15,7 @@ mod connection;
 mod headers;
 mod json;
 mod layer;
+mod pages;
 mod phase;
 mod problem;
 mod routes;

@@ -17,7 +17,7 @@ use tokio::time::{Duration, Instant};
 #[derive(Debug)]
 pub(crate) struct Activity {
     epoch: Instant,
-    /// A request is with its handler.
+    /// A request is with its handler, or its answer is on the way.
     busy: AtomicBool,
     /// The rest of the request will not be read: what still comes is to be thrown away.
     abandoned: AtomicBool,
@@ -32,7 +32,7 @@ pub(crate) struct Activity {
 pub(crate) enum Doing {
     /// The client leaves an answer unread since then.
     Unread(Instant),
-    /// A handler has the request.
+    /// A handler has the request, or its answer is on the way.
     Handling,
     /// A head has begun and is not complete.
     Head(Instant),
@@ -80,8 +80,12 @@ impl Activity {
     }
 
     /// The handler has answered.
-    pub(crate) fn end(&self, abandoned: bool) {
+    pub(crate) fn answer(&self, abandoned: bool) {
         self.abandoned.store(abandoned, Relaxed);
+    }
+
+    /// The answer has been handed over.
+    pub(crate) fn end(&self) {
         self.idle_since.store(self.mark(), Relaxed);
         self.busy.store(false, Relaxed);
     }

@@ -20,6 +20,7 @@ use crate::answer::{is_settled, with_run};
 use crate::app::App;
 use crate::auth::Ring;
 use crate::config::Config;
+use crate::pages::Pages;
 use crate::phase::{Phase, Signal};
 use crate::problem::Problem;
 use crate::routes::Recent;
@@ -35,13 +36,23 @@ pub(crate) struct Shared {
     pub(crate) large_bodies: Semaphore,
     /// The queue's counts, as the last scrape read them.
     pub(crate) backlog: Recent,
+    /// What followers hold.
+    pub(crate) pages: Arc<Pages>,
 }
 
 impl Shared {
     pub(crate) fn new(app: App, config: Config) -> Arc<Self> {
         let large_bodies = Semaphore::new(config.large_bodies);
         let ring = Ring::new(Arc::clone(&app.keys), Arc::clone(&app.clock), app.owner.clone(), config.require_keys);
-        Arc::new(Self { app, config, phase: Signal::new(), ring, large_bodies, backlog: Recent::default() })
+        Arc::new(Self {
+            app,
+            config,
+            phase: Signal::new(),
+            ring,
+            large_bodies,
+            backlog: Recent::default(),
+            pages: Arc::default(),
+        })
     }
 }
 

@@ -18,7 +18,7 @@ const MAX_READ: usize = 10_000;
 
 /// Bytes of entries after which a read ends; it always holds one entry, however large. With few reading threads this
 /// bounds what readers take, whoever asks.
-const MAX_READ_BYTES: usize = 1 << 20;
+const MAX_READ_BYTES: usize = 256 << 10;
 
 /// An append with its bodies in their stored form.
 pub(crate) struct Encoded {

@@ -12,8 +12,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, Uri, header};
-use serde_json::{Value, json};
-use torpor_core::entry::{Body as EntryBody, Entry};
+use serde_json::json;
 use torpor_core::live::{Follower, Piece};
 use torpor_core::model::Delta;
 use torpor_core::observe::{Level, Present};
@@ -22,13 +21,12 @@ use torpor_core::run::Record;
 use torpor_core::{Position, store};
 
 use crate::auth::Caller;
+use crate::pages::{Page, frame};
 use crate::phase::Phase;
 use crate::problem::Problem;
 use crate::routes::query::{parameters, run_of};
 use crate::submit::Shared;
 
-/// Entries read at once; what one follower may hold in memory.
-const PAGE: usize = 32;
 /// A follower that hears nothing for so long hears a comment, so that nothing on the way closes the connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -42,6 +40,8 @@ struct Stream {
     /// Everything up to here was sent, or was not asked for; `None` until it is known where the run begins.
     sent: Option<Position>,
     ready: VecDeque<Bytes>,
+    /// Where `ready` came from, so that others who need the same find it.
+    page: Option<Page>,
     over: bool,
     _present: Present,
 }
@@ -65,6 +65,7 @@ pub(crate) async fn events(
         early: None,
         sent: sent.or_else(|| (after.0 > 0).then_some(after)),
         ready: VecDeque::new(),
+        page: None,
         over: false,
         _present: present,
     };
@@ -102,6 +103,7 @@ impl Stream {
             if let Some(bytes) = self.ready.pop_front() {
                 return Some(bytes);
             }
+            self.page = None;
             if self.over {
                 return None;
             }
@@ -150,20 +152,21 @@ impl Stream {
         }
         let shared = Arc::clone(&self.shared);
         let app = &shared.app;
-        let entries = app.log.read(&self.record.session, sent.next(), PAGE).await?;
-        for entry in &entries {
+        let page = shared.pages.read(&*app.log, &self.record.session, sent.next()).await?;
+        for event in page.events() {
             // All pieces of an answer came before its entry: what has come and not been shown goes first.
             self.show_pieces();
-            self.sent = Some(entry.position);
-            if entry.body.run().is_none_or(|run| *run == self.record.run_id) {
-                self.over |= matches!(entry.body, EntryBody::RunEnded { .. });
-                self.ready.push_back(numbered(entry));
+            self.sent = Some(event.position);
+            if event.run.as_ref().is_none_or(|run| *run == self.record.run_id) {
+                self.over |= event.is_end;
+                self.ready.push_back(event.bytes.clone());
             }
             if self.over {
-                return Ok(());
+                break;
             }
         }
-        if !entries.is_empty() {
+        if !page.events().is_empty() {
+            self.page = Some(page);
             return Ok(());
         }
         if self.record.status.is_terminal() {
@@ -222,23 +225,6 @@ impl Stream {
     }
 }
 
-/// An entry as clients see it.
-pub(crate) fn data(entry: &Entry) -> Value {
-    // Entries came out of the store as JSON; they go back into it.
-    let mut data = serde_json::to_value(&entry.body).unwrap_or_default();
-    if let Value::Object(map) = &mut data {
-        map.insert("position".into(), json!(entry.position));
-        map.insert("at".into(), json!(entry.at.rfc3339()));
-    }
-    data
-}
-
-/// An entry as an event: its position is the event's id.
-fn numbered(entry: &Entry) -> Bytes {
-    let data = data(entry);
-    frame(Some(entry.position), data["type"].as_str().unwrap_or("entry"), &data)
-}
-
 fn unnumbered(piece: &Piece) -> Bytes {
     let (kind, text) = match &piece.delta {
         Delta::Text(text) => ("text", text),
@@ -246,10 +232,4 @@ fn unnumbered(piece: &Piece) -> Bytes {
     };
     let data = json!({"request": piece.request, "attempt": piece.attempt, kind: text});
     frame(None, "delta", &data)
-}
-
-/// JSON has no line breaks of its own, so one `data` line is enough.
-fn frame(id: Option<Position>, kind: &str, data: &Value) -> Bytes {
-    let id = id.map_or_else(String::new, |id| format!("id: {id}\n"));
-    Bytes::from(format!("{id}event: {kind}\ndata: {data}\n\n"))
 }

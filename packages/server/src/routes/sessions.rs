@@ -15,8 +15,8 @@ use torpor_core::{Position, SessionKey};
 
 use crate::answer::{self, Shown};
 use crate::auth::Caller;
+use crate::pages;
 use crate::problem::Problem;
-use crate::routes::events;
 use crate::routes::query::parameters;
 use crate::submit::Shared;
 
@@ -78,7 +78,7 @@ pub(crate) async fn log(
     let mut last = asked.after;
     for entry in shared.app.log.read(&asked.session, asked.after.next(), asked.limit).await? {
         last = entry.position;
-        page.entries.push(events::data(&entry));
+        page.entries.push(pages::data(&entry));
     }
     page.next_after = (last < head && !page.entries.is_empty()).then_some(last);
     Ok(answer::json(StatusCode::OK, &page))

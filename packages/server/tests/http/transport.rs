@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use serde_json::json;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use torpor_core::outcome::Status;
 use torpor_server::Config;
 
@@ -140,6 +140,23 @@ async fn a_request_longer_than_every_limit_of_time_is_served() {
     tokio::time::sleep(SOON * 4).await; // the limits have all passed by now
     server.fake.release();
     assert_eq!(wire.answer().await.json()["response"], "echo: wait");
+}
+
+#[tokio::test]
+async fn an_answer_that_lasts_longer_than_every_limit_of_time_is_not_cut() {
+    let config = Config { header_timeout: SOON, idle_timeout: SOON, write_timeout: SOON, ..Config::default() };
+    let server = Served::start(config).await;
+    let mut wire = server.connect().await;
+    wire.send(posting("/runs", &json!({"prompt": "wait", "async": true}))).await;
+    let run = wire.answer().await.json()["runId"].as_str().unwrap().to_owned();
+    wire.send(format!("GET /runs/{run}/events HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n")).await;
+    let mut got = Vec::new();
+    while !got.ends_with(b"\r\n\r\n") {
+        got.push(wire.0.read_u8().await.unwrap());
+    }
+    // The limits have all passed by then, and the client has sent nothing.
+    let more = tokio::time::timeout(SOON * 6, wire.0.read_u8()).await;
+    assert!(more.is_err(), "the answer was ended: {more:?}");
 }
 
 #[tokio::test]

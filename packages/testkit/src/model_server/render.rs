@@ -24,6 +24,8 @@ pub(crate) struct Content {
     pub(crate) thinking: bool,
     pub(crate) text: Option<String>,
     pub(crate) calls: Vec<ToolCall>,
+    /// Whether all calls have one id.
+    pub(crate) same_id: bool,
     /// In the words of the Messages format.
     pub(crate) stop: &'static str,
     pub(crate) usage: Option<(u64, u64)>,
@@ -45,6 +47,13 @@ pub(crate) enum Wire {
     Anthropic,
     /// `/v1/chat/completions`.
     Openai,
+}
+
+impl Content {
+    /// The calls with the numbers that their ids are made of.
+    fn numbered(&self) -> impl Iterator<Item = (usize, &ToolCall)> {
+        self.calls.iter().enumerate().map(|(n, call)| (if self.same_id { 0 } else { n }, call))
+    }
 }
 
 impl Wire {

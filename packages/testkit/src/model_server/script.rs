@@ -15,6 +15,9 @@
 //! | `read=B64`, `ls=B64`, `write=B64` | a call with that path; `write` writes `x` |
 //! | `tool.NAME=B64` | a call of any tool with that JSON as input |
 //! | `multi=B64` | several calls at once: a JSON list of `{name, input}` |
+//! | `calls=N,B64` | N calls of `bash` with that command at once |
+//! | `sameid=N,B64` | the same, all under one id |
+//! | `endturn=B64` | a call of `bash`, though the turn is said to be over |
 //! | `verdict` | `submit_verdict` for the `item_id="…"` of the prompt |
 //! | `maxtokens=B64` | a call of `bash` that says it was stopped by the output limit |
 //! | `refusal` | stopped for policy reasons, with a word of text |
@@ -56,6 +59,10 @@ pub enum Step {
     Thinking(Option<ToolCall>),
     /// Calls of tools.
     Tools(Vec<ToolCall>),
+    /// Calls that all have one id.
+    SameId(Vec<ToolCall>),
+    /// A call in an answer that says it was the last.
+    EndTurn(ToolCall),
     /// A call that the output limit struck after its end.
     MaxTokens(ToolCall),
     /// A refusal.
@@ -143,8 +150,8 @@ impl Script {
                 }
             }
             before += match step {
-                Step::Tools(calls) => calls.len(),
-                Step::Thinking(Some(_)) | Step::MaxTokens(_) => 1,
+                Step::Tools(calls) | Step::SameId(calls) => calls.len(),
+                Step::Thinking(Some(_)) | Step::MaxTokens(_) | Step::EndTurn(_) => 1,
                 _ => 0,
             };
         }
@@ -162,6 +169,11 @@ fn step(kind: &str, value: &str) -> Step {
         Step::Tools(vec![ToolCall { name: kind.into(), input }])
     };
     let bash = || ToolCall { name: "bash".into(), input: json!({"command": decoded()}) };
+    let many = || {
+        let (n, command) = value.split_once(',').unwrap_or(("1", value));
+        let input = json!({"command": base64url(command).unwrap_or_default()});
+        vec![ToolCall { name: "bash".into(), input }; n.parse().unwrap_or(1).min(MAX_STEPS)]
+    };
     match kind {
         "text" => Step::Text(value.parse().unwrap_or(0)),
         "drip" => {
@@ -171,6 +183,9 @@ fn step(kind: &str, value: &str) -> Step {
         "thinking" => Step::Thinking(None),
         "thinking.bash" => Step::Thinking(Some(bash())),
         "bash" => Step::Tools(vec![bash()]),
+        "calls" => Step::Tools(many()),
+        "sameid" => Step::SameId(many()),
+        "endturn" => Step::EndTurn(bash()),
         "maxtokens" => Step::MaxTokens(bash()),
         "read" | "ls" => path(json!({})),
         "write" => path(json!({"content": "x"})),

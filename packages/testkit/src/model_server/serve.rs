@@ -203,6 +203,8 @@ async fn answer(state: &State, wire: Wire, path: &str, headers: &HeaderMap, body
         Step::Thinking(None) => Content { thinking: true, ..text("done".into()) },
         Step::Thinking(Some(call)) => Content { thinking: true, ..tools(vec![call]) },
         Step::Tools(calls) => tools(calls),
+        Step::SameId(calls) => Content { same_id: true, ..tools(calls) },
+        Step::EndTurn(call) => Content { stop: "end_turn", ..tools(vec![call]) },
         Step::MaxTokens(call) => Content { stop: "max_tokens", ..tools(vec![call]) },
         Step::Refusal => Content { stop: "refusal", ..text("I cannot help with that.".into()) },
         Step::Hold(name) => {

@@ -19,6 +19,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use torpor_testkit::model_server::{ModelServer, script};
 
+pub mod follow;
 pub mod probe;
 
 /// Longest that anything here may take; a test that needs it has failed.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::{LIMIT, Server, World};
 
@@ -69,7 +69,10 @@ impl Server {
     }
 
     pub async fn connect(&self) -> Wire {
-        Wire(TcpStream::connect(self.address()).await.unwrap())
+        // What this side keeps is small, so that not reading is noticed soon.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(8 << 10).unwrap();
+        Wire(socket.connect(self.address()).await.unwrap())
     }
 
     /// How long `/health` takes.

@@ -25,7 +25,7 @@ pub(super) fn whole(head: &Head, content: &Content) -> String {
     if let Some(text) = &content.text {
         blocks.push(json!({"type": "text", "text": text}));
     }
-    for (n, call) in content.calls.iter().enumerate() {
+    for (n, call) in content.numbered() {
         blocks.push(json!({"type": "tool_use", "id": head.tool_id(n), "name": call.name, "input": call.input}));
     }
     let (input, output) = content.usage.unwrap_or((100, 10));
@@ -67,7 +67,7 @@ pub(super) fn stream(head: &Head, content: &Content) -> Vec<String> {
         let mut deltas = pieces(text).map(|t| format!(r#""type":"text_delta","text":{}"#, quoted(&t)));
         block(r#""type":"text","text":"""#, &mut deltas);
     }
-    for (n, call) in content.calls.iter().enumerate() {
+    for (n, call) in content.numbered() {
         let start =
             format!(r#""type":"tool_use","id":"{}","name":{},"input":{{}}"#, head.tool_id(n), quoted(&call.name));
         let input = quoted(&call.input.to_string());

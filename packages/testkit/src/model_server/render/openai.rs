@@ -43,7 +43,7 @@ pub(super) fn whole(head: &Head, content: &Content) -> String {
         message["reasoning_content"] = THINKING.into();
         message["reasoning_details"] = thinking();
     }
-    let calls: Vec<Value> = (content.calls.iter().enumerate())
+    let calls: Vec<Value> = (content.numbered())
         .map(|(n, call)| {
             json!({"id": head.call_id(n), "type": "function",
                    "function": {"name": call.name, "arguments": call.input.to_string()}})
@@ -83,8 +83,8 @@ pub(super) fn stream(head: &Head, content: &Content) -> Vec<String> {
     if let Some(text) = &content.text {
         out.extend(pieces(text).map(|t| delta(&format!(r#""content":{}"#, quoted(&t)))));
     }
-    for (n, call) in content.calls.iter().enumerate() {
-        let (id, name, input) = (head.call_id(n), quoted(&call.name), quoted(&call.input.to_string()));
+    for (n, (of, call)) in content.numbered().enumerate() {
+        let (id, name, input) = (head.call_id(of), quoted(&call.name), quoted(&call.input.to_string()));
         out.push(delta(&format!(
             r#""tool_calls":[{{"index":{n},"id":"{id}","type":"function","function":{{"name":{name},"arguments":""}}}}]"#
         )));
