@@ -16,6 +16,7 @@
 //! | `tool.NAME=B64` | a call of any tool with that JSON as input |
 //! | `multi=B64` | several calls at once: a JSON list of `{name, input}` |
 //! | `calls=N,B64` | N calls of `bash` with that command at once |
+//! | `again=TIMES,N,B64` | the same to the first TIMES requests, whatever they hold, then the next step |
 //! | `sameid=N,B64` | the same, all under one id |
 //! | `endturn=B64` | a call of `bash`, though the turn is said to be over |
 //! | `verdict` | `submit_verdict` for the `item_id="…"` of the prompt |
@@ -59,6 +60,8 @@ pub enum Step {
     Thinking(Option<ToolCall>),
     /// Calls of tools.
     Tools(Vec<ToolCall>),
+    /// Calls, to so many requests.
+    Again(Vec<ToolCall>, u64),
     /// Calls that all have one id.
     SameId(Vec<ToolCall>),
     /// A call in an answer that says it was the last.
@@ -142,6 +145,12 @@ impl Script {
     pub fn step(&self, results: usize, mut failed: impl FnMut(usize) -> u64) -> Step {
         let mut before = 0;
         for (i, step) in self.steps.iter().enumerate() {
+            if let Step::Again(calls, times) = step {
+                if failed(i) < *times {
+                    return Step::Tools(calls.clone());
+                }
+                return self.steps.get(i + 1).cloned().unwrap_or(Step::Text(0));
+            }
             if before >= results {
                 match step {
                     Step::Retry(fault, times) if failed(i) < *times => return Step::Fault(fault.clone()),
@@ -169,7 +178,7 @@ fn step(kind: &str, value: &str) -> Step {
         Step::Tools(vec![ToolCall { name: kind.into(), input }])
     };
     let bash = || ToolCall { name: "bash".into(), input: json!({"command": decoded()}) };
-    let many = || {
+    let many = |value: &str| {
         let (n, command) = value.split_once(',').unwrap_or(("1", value));
         let input = json!({"command": base64url(command).unwrap_or_default()});
         vec![ToolCall { name: "bash".into(), input }; n.parse().unwrap_or(1).min(MAX_STEPS)]
@@ -183,8 +192,12 @@ fn step(kind: &str, value: &str) -> Step {
         "thinking" => Step::Thinking(None),
         "thinking.bash" => Step::Thinking(Some(bash())),
         "bash" => Step::Tools(vec![bash()]),
-        "calls" => Step::Tools(many()),
-        "sameid" => Step::SameId(many()),
+        "calls" => Step::Tools(many(value)),
+        "again" => {
+            let (times, calls) = value.split_once(',').unwrap_or(("1", value));
+            Step::Again(many(calls), times.parse().unwrap_or(1))
+        }
+        "sameid" => Step::SameId(many(value)),
         "endturn" => Step::EndTurn(bash()),
         "maxtokens" => Step::MaxTokens(bash()),
         "read" | "ls" => path(json!({})),

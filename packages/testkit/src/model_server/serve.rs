@@ -202,7 +202,7 @@ async fn answer(state: &State, wire: Wire, path: &str, headers: &HeaderMap, body
         Step::Drip(n, pause) => return drip(wire, &head, n, pause),
         Step::Thinking(None) => Content { thinking: true, ..text("done".into()) },
         Step::Thinking(Some(call)) => Content { thinking: true, ..tools(vec![call]) },
-        Step::Tools(calls) => tools(calls),
+        Step::Tools(calls) | Step::Again(calls, _) => tools(calls),
         Step::SameId(calls) => Content { same_id: true, ..tools(calls) },
         Step::EndTurn(call) => Content { stop: "end_turn", ..tools(vec![call]) },
         Step::MaxTokens(call) => Content { stop: "max_tokens", ..tools(vec![call]) },
