@@ -23,6 +23,8 @@ pub(crate) fn main(config: Config) -> Result<Exit, Error> {
 }
 
 async fn serve(config: Config) -> Result<(), Error> {
+    // Before anything can be seen of this process: whoever sees it may want it to stop.
+    let stop = told_to_stop()?;
     let runtime = Runtime::open(&config)?;
     runtime.check_exposure(&config).await?;
     let listener = TcpListener::bind(config.bind)
@@ -35,7 +37,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     if let Some(remedy) = config.missing_credential() {
         tracing::warn!("{remedy}; runs will fail until then");
     }
-    runtime.serve(listener, told_to_stop()?).await?;
+    runtime.serve(listener, stop).await?;
     tracing::info!("stopped");
     Ok(())
 }

@@ -17,6 +17,8 @@ pub struct Follower {
     pub ids: Vec<u64>,
     /// The name of the last one.
     pub last: String,
+    /// Whether the stream came to its proper end.
+    pub ended: bool,
 }
 
 impl Follower {
@@ -25,7 +27,12 @@ impl Follower {
         let mut socket = server.connect().await.0;
         let request = format!("GET /runs/{run}/events HTTP/1.1\r\nhost: t\r\nlast-event-id: {after}\r\n\r\n");
         socket.write_all(request.as_bytes()).await.unwrap();
-        let mut it = Self { lines: BufReader::with_capacity(1 << 10, socket), ids: Vec::new(), last: String::new() };
+        let mut it = Self {
+            lines: BufReader::with_capacity(1 << 10, socket),
+            ids: Vec::new(),
+            last: String::new(),
+            ended: false,
+        };
         let status = it.line().await.expect("an answer");
         assert!(status.starts_with("HTTP/1.1 200 "), "{status}");
         it
@@ -44,7 +51,8 @@ impl Follower {
         let mut id: Option<u64> = None;
         while let Some(line) = self.line().await {
             if line == "0" {
-                return false; // the last chunk
+                self.ended = true; // the last chunk
+                return false;
             } else if let Some(text) = line.strip_prefix("id: ") {
                 id = text.parse().ok();
             } else if let Some(name) = line.strip_prefix("event: ") {
@@ -57,6 +65,13 @@ impl Follower {
             }
         }
         false
+    }
+}
+
+impl Follower {
+    /// The next event of any kind.
+    pub async fn until_event(&mut self) -> bool {
+        self.until(|_| true).await
     }
 }
 

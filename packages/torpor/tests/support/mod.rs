@@ -194,8 +194,13 @@ impl Server {
 
     /// SIGTERM; the exit code and how long it took.
     pub async fn terminate(mut self) -> (Option<i32>, Duration) {
-        let begun = Instant::now();
         self.process().signal(rustix::process::Signal::TERM);
+        self.exit().await
+    }
+
+    /// Waits for the end of the process; its exit code and how long it took.
+    pub async fn exit(&mut self) -> (Option<i32>, Duration) {
+        let begun = Instant::now();
         let status = tokio::time::timeout(LIMIT, self.child.wait()).await.unwrap().unwrap();
         (status.code(), begun.elapsed())
     }
