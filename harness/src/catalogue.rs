@@ -1,4 +1,4 @@
-//! The tools as the model sees them: names, descriptions, schemas, and the one session tool.
+//! The tools as the model sees them: names, descriptions, schemas, and the session tools.
 //!
 //! The sandbox tools have no code here: the hands run them by name. What the texts promise (limits, notices) is
 //! what `torpor-tools` does.
@@ -6,12 +6,16 @@
 use std::sync::LazyLock;
 
 use serde_json::{Value, json};
+use torpor_core::envelope::{self, Work};
 use torpor_core::message::ToolResult;
 use torpor_core::outcome::Verdict;
 use torpor_core::tool::{Place, SessionEffect, Spec, Tool};
 
 /// The name of the tool that ends a review.
 pub(crate) const SUBMIT_VERDICT: &str = "submit_verdict";
+
+/// The name of the tool that asks a person.
+pub(crate) const REQUEST_APPROVAL: &str = "request_approval";
 
 /// Tools that change files by themselves: they wait for the calls before them and hold those after them.
 pub(crate) fn is_barrier(name: &str) -> bool {
@@ -73,6 +77,23 @@ impl Tool for Sandboxed {
     }
 }
 
+/// A tool that a person answers: it has no code.
+struct Asking(Spec);
+
+impl Tool for Asking {
+    fn spec(&self) -> &Spec {
+        &self.0
+    }
+
+    fn place(&self) -> Place {
+        Place::Person
+    }
+
+    fn run_session(&self, _input: &Value) -> SessionEffect {
+        SessionEffect { result: ToolResult::error("A person answers this."), verdict: None }
+    }
+}
+
 struct SubmitVerdict(Spec);
 
 impl Tool for SubmitVerdict {
@@ -94,6 +115,21 @@ impl Tool for SubmitVerdict {
 
 static CATALOGUE: LazyLock<Vec<Known>> = LazyLock::new(|| {
     let mut all: Vec<Known> = sandbox_specs().into_iter().map(|s| Known::new(Sandboxed(s))).collect();
+    all.push(Known::new(Asking(Spec {
+        name: REQUEST_APPROVAL,
+        description: "Ask a person for approval before you do something that needs it: because you were told to ask, \
+                      or because it is destructive, cannot be undone or reaches others. Nothing else runs until they \
+                      have answered, which may take days. Make it the last call of your message.",
+        schema: object(
+            &["summary", "proposed_action"],
+            json!({
+                "summary": {"type": "string", "minLength": 1,
+                    "description": "What a person must know to decide, in a few sentences."},
+                "proposed_action": {"type": "string", "minLength": 1,
+                    "description": "What exactly you will do if they approve."},
+            }),
+        ),
+    })));
     all.push(Known::new(SubmitVerdict(Spec {
         name: SUBMIT_VERDICT,
         description: "Deliver your verdict on the item under review. Call it exactly once, when you have read \
@@ -238,14 +274,25 @@ pub(crate) fn find(name: &str) -> Option<&'static Known> {
     CATALOGUE.iter().find(|k| k.tool.spec().name == name)
 }
 
+/// The names of the tools that run in the sandbox.
+pub(crate) fn sandbox_names() -> Vec<&'static str> {
+    CATALOGUE.iter().filter(|k| k.tool.place() == Place::Sandbox).map(|k| k.tool.spec().name).collect()
+}
+
 /// What a run's model is offered, in catalogue order.
-pub(crate) fn offered(sandbox: bool, review: bool, allow: Option<&[String]>) -> Vec<&'static Known> {
+pub(crate) fn offered(sandbox: bool, spec: &envelope::Spec) -> Vec<&'static Known> {
+    let allowed = |k: &Known| spec.tools.as_ref().is_none_or(|a| a.iter().any(|n| n == k.tool.spec().name));
+    let (review, must_ask) = match &spec.work {
+        Work::Review { item } => (true, item.require_approval),
+        Work::Prompt { .. } => (false, false),
+    };
     CATALOGUE
         .iter()
         .filter(|k| match k.tool.place() {
             // A review always has its way to end.
             Place::Session => review,
-            Place::Sandbox => sandbox && allow.is_none_or(|a| a.iter().any(|n| n == k.tool.spec().name)),
+            Place::Sandbox => sandbox && allowed(k),
+            Place::Person => must_ask || allowed(k),
         })
         .collect()
 }
@@ -271,6 +318,8 @@ pub(crate) fn check_names(allow: &[String]) -> Result<(), Invalid> {
 
 #[cfg(test)]
 mod tests {
+    use torpor_core::envelope::Item;
+
     use super::*;
 
     #[test]
@@ -294,11 +343,23 @@ mod tests {
 
     #[test]
     fn offers_follow_the_work_the_sandbox_and_the_allow_list() {
-        let names = |v: Vec<&Known>| v.iter().map(|k| k.tool.spec().name).collect::<Vec<_>>();
-        assert_eq!(names(offered(false, false, None)), Vec::<&str>::new());
-        assert_eq!(names(offered(false, true, None)), ["submit_verdict"]);
-        assert_eq!(names(offered(true, true, Some(&["ls".into(), "read".into()]))), ["read", "ls", "submit_verdict"]);
-        assert_eq!(names(offered(true, false, None)).len(), 7);
+        let names = |sandbox: bool, review: Option<bool>, allow: Option<&[&str]>| {
+            let work = match review {
+                Some(require_approval) => Work::Review {
+                    item: Item { item_id: "i".into(), file: "f".into(), pattern: "p".into(), require_approval },
+                },
+                None => Work::Prompt { prompt: "p".into() },
+            };
+            let tools = allow.map(|a| a.iter().map(|n| (*n).to_owned()).collect());
+            let spec = envelope::Spec { work, tools, ..envelope::Spec::prompt("") };
+            offered(sandbox, &spec).iter().map(|k| k.tool.spec().name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(false, None, None), ["request_approval"]);
+        assert_eq!(names(false, None, Some(&["bash"])), Vec::<&str>::new());
+        assert_eq!(names(false, Some(false), None), ["request_approval", "submit_verdict"]);
+        assert_eq!(names(true, Some(false), Some(&["ls", "read"])), ["read", "ls", "submit_verdict"]);
+        assert_eq!(names(true, Some(true), Some(&["read"])), ["read", "request_approval", "submit_verdict"]);
+        assert_eq!(names(true, None, None).len(), 8);
         assert_eq!(check_names(&["bash".into(), "fly".into()]).unwrap_err().unknown, "fly");
     }
 }

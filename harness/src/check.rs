@@ -7,6 +7,7 @@ use torpor_core::outcome::FailReason;
 use torpor_core::sandbox::SandboxTransport;
 use torpor_core::tool::Place;
 
+use crate::approval::Policy;
 use crate::catalogue;
 use crate::settings::Settings;
 
@@ -47,6 +48,9 @@ pub fn check(spec: &Spec, settings: &Settings, sandbox: Option<&dyn SandboxTrans
         && let Err(e) = catalogue::check_names(tools)
     {
         return field("tools", e.to_string());
+    }
+    if let Err(e) = Policy::new(&spec.approvals) {
+        return field("approvals", e);
     }
     if let Err(e) = settings.resolve(spec) {
         return field(if spec.provider.is_some() { "provider" } else { "model" }, format!("cannot be used: {e}"));

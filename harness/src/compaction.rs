@@ -66,6 +66,8 @@ impl Leaf<'_> {
             tools: s.tools,
             spent,
             refused_verdict: self.state().refused_verdict,
+            approved: self.state().approved,
+            parked_ms: u64::try_from(self.state().parked.as_millis()).unwrap_or(u64::MAX),
         });
         let summary = prompt::summary(answer.text().trim());
         tracing::info!(run = %self.run(), messages = cut.index, "the conversation was summarised");

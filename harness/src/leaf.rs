@@ -19,6 +19,7 @@ use torpor_core::sandbox::{Sandbox, SandboxTransport};
 use torpor_core::store;
 use torpor_core::trace;
 
+use crate::approval::Policy;
 use crate::catalogue;
 use crate::prompt;
 use crate::settings::Settings;
@@ -54,6 +55,8 @@ pub enum LeafEnd {
     HandedBack,
     /// There are hands, but they cannot take this session now: release the lease to wait, burning no attempt.
     Busy(String),
+    /// It waits for people, and nobody owns it: do nothing more.
+    Parked,
     /// Another brain owns the session: do nothing more.
     Fenced,
     /// The log could not be read or written: release the lease for a later attempt, if that can be said.
@@ -212,6 +215,8 @@ pub(crate) struct Leaf<'a> {
     pub(crate) budget: Budget,
     /// The span of this leaf: the parent of its calls.
     pub(crate) trace: trace::Context,
+    /// What needs approval, or why that cannot be said.
+    policy: Result<Policy, String>,
     pub(crate) sandbox: Option<Arc<dyn Sandbox>>,
     /// Whether the conversation was shortened because the provider refused its length.
     pub(crate) shortened: bool,
@@ -227,7 +232,8 @@ impl<'a> Leaf<'a> {
         let writer = Writer::new(deps.log.clone(), deps.clock.clone(), owner, head, state, patience);
         let budget = deps.settings.budget(&lease.record.spec);
         let trace = lease.record.trace.as_ref().map_or_else(trace::Context::fresh, trace::Context::child);
-        Self { deps, lease, writer, budget, trace, sandbox: None, shortened: false, blind: false, stop }
+        let policy = deps.settings.policy(&lease.record.spec);
+        Self { deps, lease, writer, budget, trace, policy, sandbox: None, shortened: false, blind: false, stop }
     }
 
     /// Reads the tail and derives the state. A session without entries costs no read.
@@ -285,6 +291,9 @@ impl<'a> Leaf<'a> {
                 return self.end(outcome).await.map(Some);
             }
         }
+        if state.is_aborted() {
+            return self.end(Outcome::Aborted {}).await.map(Some);
+        }
         if self.stop.is_said() {
             let why = self.interrupt().await;
             return self.interrupted(why).await.map(Some);
@@ -301,9 +310,7 @@ impl<'a> Leaf<'a> {
             Ok(model) => model,
             Err(e) => return self.end(Outcome::failed(FailReason::BadInputs, e.to_string())).await.map(Some),
         };
-        let review = matches!(spec.work, Work::Review { .. });
-        let sandboxed = self.deps.sandboxes.is_some();
-        let offered = catalogue::offered(sandboxed, review, spec.tools.as_deref());
+        let offered = catalogue::offered(self.deps.sandboxes.is_some(), spec);
         if let Err(refused) = crate::check::check(spec, &self.deps.settings, self.deps.sandboxes.as_deref()) {
             return self.end(Outcome::failed(refused.reason(), refused.to_string())).await.map(Some);
         }
@@ -345,6 +352,12 @@ impl<'a> Leaf<'a> {
         }
     }
 
+    /// Whether a call needs approval. Rules that cannot be read hold everything.
+    pub(crate) fn needs_approval(&self, tool: &str, input: &serde_json::Value) -> bool {
+        let workdir = self.state().started.as_ref().and_then(|s| s.workdir.as_deref());
+        self.policy.as_ref().is_ok_and(|p| p.holds(tool, input, workdir)) || self.policy.is_err()
+    }
+
     /// Checked before every model call and every tool call.
     pub(crate) fn over_budget(&self) -> Option<Outcome> {
         let (spent, budget) = (&self.state().spent, &self.budget);
@@ -375,7 +388,8 @@ impl<'a> Leaf<'a> {
     fn time_left(&self) -> Option<Duration> {
         let max = Duration::from_secs(self.budget.max_seconds?);
         let since: Timestamp = self.state().started.as_ref()?.at;
-        Some(max.saturating_sub(self.deps.clock.now().since(since)))
+        // Time in which it waited for people counts for nothing.
+        Some(max.saturating_sub(self.deps.clock.now().since(since).saturating_sub(self.state().parked)))
     }
 
     /// Ends the run. Calls that nobody has heard the end of are ended first, at this epoch, so that nothing of a run

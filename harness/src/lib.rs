@@ -7,6 +7,7 @@
 //! Owns: the turn loop, what the model is told, budgets, the tool step, resume.
 //! Must not know: HTTP, any store, any provider, any sandbox; it sees only the seams of `torpor-core`.
 
+mod approval;
 mod catalogue;
 mod check;
 mod compaction;

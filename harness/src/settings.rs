@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use torpor_core::envelope::{Budget, Spec, Work};
+use torpor_core::gate::Rule;
 use torpor_core::model;
+
+use crate::approval::Policy;
 
 /// How often and how patiently a failed model call is repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +43,10 @@ pub struct Settings {
     pub retry: RetryPolicy,
     /// Default limits.
     pub limits: Limits,
+    /// Calls that need approval in every run, beside a run's own rules.
+    pub approvals: Vec<Rule>,
+    /// How long a gate waits for a verdict before the default one falls; `None` is for ever.
+    pub gate_ttl: Option<Duration>,
     /// Tool calls of one message that run at once.
     pub parallel_calls: usize,
     /// How long a leaf waits for its store to come back before it stops (the log stays as it is).
@@ -55,6 +62,8 @@ impl Settings {
             model,
             retry: RetryPolicy { attempts: 5, base: Duration::from_secs(1), cap: Duration::from_secs(60) },
             limits: Limits { prompt_turns: 200, review_turns: 40, tokens: None, seconds: None },
+            approvals: Vec::new(),
+            gate_ttl: Some(Duration::from_secs(7 * 86_400)),
             parallel_calls: 16,
             store_patience: Duration::from_secs(30),
         }
@@ -90,6 +99,19 @@ impl Settings {
                 _ => Err(unknown(m)),
             },
         }
+    }
+
+    /// What needs approval in a run.
+    pub(crate) fn policy(&self, spec: &Spec) -> Result<Policy, String> {
+        Policy::new(&[&self.approvals[..], &spec.approvals].concat())
+    }
+
+    /// Checks the rules that hold for every run.
+    ///
+    /// # Errors
+    /// A sentence that names the rule and what is wrong with it.
+    pub fn check_approvals(&self) -> Result<(), String> {
+        Policy::new(&self.approvals).map(drop)
     }
 
     /// The limits of a run: its own where it names them.

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use torpor_core::entry::{Body, ToolEnding};
-use torpor_core::envelope::Work;
+use torpor_core::envelope::{Item, Work};
+use torpor_core::gate::Action;
 use torpor_core::id::{CallId, Position};
 use torpor_core::message::{StopReason, ToolResult};
 use torpor_core::observe::Called;
@@ -16,7 +17,8 @@ use torpor_core::outcome::{FailReason, Outcome};
 use torpor_core::sandbox::{self, Ended};
 use torpor_core::tool::Place;
 
-use crate::catalogue::{self, Known};
+use crate::approval;
+use crate::catalogue::{self, Known, REQUEST_APPROVAL};
 use crate::leaf::{Interrupt, Leaf, LeafEnd, Step};
 use crate::prompt;
 use crate::state::Use;
@@ -29,6 +31,8 @@ enum Plan {
     Answer(ToolEnding, ToolResult),
     /// Send it to the hands, or attach to it there.
     Dispatch,
+    /// A person must decide about it first.
+    Hold,
     /// It needs hands and there are none.
     NoSandbox,
 }
@@ -37,9 +41,17 @@ impl Leaf<'_> {
     /// One wave of calls; the loop comes back until every use has its result.
     pub(crate) async fn tool_step(&mut self) -> Step {
         let uses: Vec<Use> = self.state().unanswered_uses().cloned().collect();
-        let mut wave = Vec::new();
+        let (mut wave, mut held) = (Vec::new(), Vec::new());
+        let mut asked = false;
         for u in uses {
-            match self.plan(&u) {
+            let plan = if asked && u.name != REQUEST_APPROVAL && u.intent.is_none() {
+                Plan::Answer(ToolEnding::Refused, ToolResult::error(approval::FROZEN))
+            } else {
+                self.plan(&u)
+            };
+            asked |= u.name == REQUEST_APPROVAL;
+            let alone = catalogue::is_barrier(&u.name);
+            match plan {
                 Plan::Answer(ending, result) => {
                     self.watcher().call(None, &u).ended(answered(ending, &result));
                     self.stage_end(&u, None, ending, result);
@@ -48,17 +60,47 @@ impl Leaf<'_> {
                     let message = format!("the model called `{}`, and no sandbox is configured", u.name);
                     return self.end(Outcome::failed(FailReason::NoSandbox, message)).await.map(Some);
                 }
-                Plan::Dispatch if catalogue::is_barrier(&u.name) && !wave.is_empty() => break,
-                Plan::Dispatch => {
-                    let alone = catalogue::is_barrier(&u.name);
-                    wave.push(u);
-                    if alone {
-                        break;
-                    }
-                }
+                Plan::Dispatch if alone && !(wave.is_empty() && held.is_empty()) => break,
+                Plan::Dispatch => wave.push(u),
+                Plan::Hold => held.push(u),
+            }
+            // What comes after a write must see it; so what comes after one that waits, waits too.
+            if alone && !(wave.is_empty() && held.is_empty()) {
+                break;
             }
         }
-        if wave.is_empty() { Ok(None) } else { self.run_wave(wave).await }
+        if !wave.is_empty() {
+            self.run_wave(wave).await
+        } else if !held.is_empty() {
+            self.park(held).await
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Asks a person about each of these. The run waits, without a brain, until all are decided.
+    async fn park(&mut self, held: Vec<Use>) -> Step {
+        let expires_at = self.deps.settings.gate_ttl.map(|ttl| self.deps.clock.now().after(ttl));
+        let run = self.run();
+        let fresh = held.into_iter().filter(|u| u.gate.is_none());
+        let gates: Vec<Body> = fresh
+            .zip(self.lease.head.next_gate..)
+            .map(|(u, gate)| Body::GateRequested {
+                run: run.clone(),
+                gate,
+                question: approval::question(&u.name, &u.input),
+                tool_use: u.id,
+                expires_at,
+            })
+            .collect();
+        if gates.is_empty() {
+            return Ok(Some(LeafEnd::Store("the run was handed out while a gate of it was pending".into())));
+        }
+        for gate in gates {
+            self.writer.stage(gate);
+        }
+        self.writer.commit().await?;
+        Ok(Some(LeafEnd::Parked))
     }
 
     /// Decides about one use, at dispatch, the same for every entrance.
@@ -88,7 +130,21 @@ impl Leaf<'_> {
             return refuse(text);
         }
         match known.tool.place() {
-            Place::Sandbox => Plan::Dispatch,
+            Place::Person => match &u.gate {
+                Some((_, Some(decision))) => {
+                    Plan::Answer(ToolEnding::Finished, ToolResult::text(approval::answer(decision)))
+                }
+                _ => Plan::Hold,
+            },
+            Place::Sandbox => match &u.gate {
+                Some((_, Some(decision))) if decision.action != Action::Approve => {
+                    refuse(approval::refusal(&u.name, decision))
+                }
+                Some((_, Some(_))) => Plan::Dispatch,
+                Some((_, None)) => Plan::Hold,
+                None if self.needs_approval(&u.name, &u.input) => Plan::Hold,
+                None => Plan::Dispatch,
+            },
             Place::Session => self.answer_session(known, u),
         }
     }
@@ -107,6 +163,19 @@ impl Leaf<'_> {
                 item.item_id, verdict.item_id
             );
             return Plan::Answer(ToolEnding::Refused, ToolResult::error(text));
+        }
+        if let (Some(_), Work::Review { item: Item { require_approval: true, .. } }) =
+            (&effect.verdict, &self.lease.record.spec.work)
+        {
+            match &u.gate {
+                Some((_, Some(decision))) if decision.action == Action::Approve => {}
+                Some((_, Some(decision))) => {
+                    let text = format!("{}\n{}", approval::refusal(&u.name, decision), approval::NOT_APPROVED);
+                    return Plan::Answer(ToolEnding::Refused, ToolResult::error(text));
+                }
+                None if self.state().approved => {}
+                _ => return Plan::Hold,
+            }
         }
         Plan::Answer(ToolEnding::Finished, effect.result)
     }

@@ -66,7 +66,7 @@ async fn every_effect_follows_its_intent_in_the_log() {
             Body::ToolRequested { .. } => "tool?",
             Body::ToolEnded { .. } => "tool!",
             Body::RunEnded { .. } => "ended",
-            Body::Takeover { .. } | Body::Checkpoint { .. } | Body::SummaryRequested { .. } => "other",
+            _ => "other",
         })
         .collect();
     assert_eq!(kinds, ["started", "model?", "model!", "tool?", "tool!", "model?", "model!", "ended"]);

@@ -66,7 +66,7 @@ pub fn rig_with(model: Arc<FakeModel>) -> Rig {
 }
 
 pub fn review() -> Spec {
-    let item = Item { item_id: "i1".into(), file: "a.rs".into(), pattern: "unsafe".into() };
+    let item = Item { item_id: "i1".into(), file: "a.rs".into(), pattern: "unsafe".into(), require_approval: false };
     Spec { work: Work::Review { item }, ..Spec::prompt("") }
 }
 
@@ -134,11 +134,12 @@ impl Rig {
 }
 
 /// What must hold of every log, whatever happened: gapless positions, epochs that never fall, every intent with at
-/// most one outcome, every outcome after its intent, one beginning and at most one end per run.
+/// most one outcome, every outcome after its intent, gates with at most one verdict, one beginning and at most one end per run.
 pub fn check_log(log: &[Entry]) {
     let mut intents: HashMap<Position, u32> = HashMap::new();
     let mut begun: HashMap<RunId, u32> = HashMap::new();
     let mut ended: HashMap<RunId, u32> = HashMap::new();
+    let mut gates = Vec::new();
     for (i, e) in log.iter().enumerate() {
         assert_eq!(e.position.0, i as u64 + 1, "gapless");
         assert!(i == 0 || log[i - 1].epoch <= e.epoch, "epochs never fall: {log:#?}");
@@ -151,6 +152,16 @@ pub fn check_log(log: &[Entry]) {
                 let outcomes = intents.get_mut(call).expect("an outcome has an intent before it");
                 *outcomes += 1;
                 assert_eq!(*outcomes, 1, "one outcome per intent: {log:#?}");
+            }
+            Body::GateRequested { gate, .. } => {
+                assert_eq!(*gate, gates.len() as u64, "gates are numbered from 0");
+                gates.push(0);
+            }
+            Body::GateDecided { gate, .. } => {
+                let verdicts = usize::try_from(*gate).ok().and_then(|n| gates.get_mut(n));
+                let verdicts = verdicts.expect("a verdict has a gate before it");
+                *verdicts += 1;
+                assert_eq!(*verdicts, 1, "one verdict per gate: {log:#?}");
             }
             Body::RunStarted { run, .. } => *begun.entry(run.clone()).or_default() += 1,
             Body::RunEnded { run, .. } => *ended.entry(run.clone()).or_default() += 1,

@@ -6,12 +6,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::clock::Timestamp;
+use crate::gate::{Decision, Question};
 use crate::id::{Epoch, Position, RunId, WorkerId};
 use crate::message::{Assistant, ToolResult, Usage};
 use crate::outcome::Outcome;
 use crate::sandbox;
 
-/// The schema version this build writes. 2: results of tools may hold images.
+/// The schema version this build writes. 2: results of tools may hold images, and there are gates.
 pub const SCHEMA: u16 = 2;
 
 /// The oldest schema version this build reads.
@@ -116,6 +117,32 @@ pub enum Body {
         /// What the model is told.
         result: ToolResult,
     },
+    /// A person is asked, before a call runs or because the model asked for it. Stands at the end of its append, which
+    /// parks the run.
+    #[serde(rename_all = "camelCase")]
+    GateRequested {
+        /// The run.
+        run: RunId,
+        /// The gate's number within the session, from 0.
+        gate: u64,
+        /// The model's id of the use that waits.
+        tool_use: String,
+        /// What is asked.
+        question: Question,
+        /// When the default verdict falls; `None` for never.
+        expires_at: Option<Timestamp>,
+    },
+    /// A gate has its verdict. Written by the store, in the step that takes the verdict.
+    #[serde(rename_all = "camelCase")]
+    GateDecided {
+        /// The run.
+        run: RunId,
+        /// The gate.
+        gate: u64,
+        /// The verdict.
+        #[serde(flatten)]
+        decision: Decision,
+    },
     /// Everything before `keep_from` is stood for by `summary`. Resume reads from `keep_from`.
     #[serde(rename_all = "camelCase")]
     Checkpoint {
@@ -170,6 +197,12 @@ pub struct OpenRun {
     /// Whether it had offered a verdict that was refused.
     #[serde(default)]
     pub refused_verdict: bool,
+    /// Whether the last verdict that the model had asked for was an approval.
+    #[serde(default)]
+    pub approved: bool,
+    /// How long it had been parked, in milliseconds: time that counts against no limit.
+    #[serde(default)]
+    pub parked_ms: u64,
 }
 
 /// What a run has spent so far.
@@ -194,6 +227,8 @@ impl Body {
             | Self::SummaryRequested { run, .. }
             | Self::ToolRequested { run, .. }
             | Self::ToolEnded { run, .. }
+            | Self::GateRequested { run, .. }
+            | Self::GateDecided { run, .. }
             | Self::RunEnded { run, .. } => Some(run),
             Self::Checkpoint { .. } => None,
         }
@@ -203,7 +238,10 @@ impl Body {
     /// these, so that a long run survives any number of evictions while a poison one does not.
     #[must_use]
     pub fn is_progress(&self) -> bool {
-        matches!(self, Self::ModelAnswered { .. } | Self::ToolEnded { .. } | Self::Checkpoint { .. })
+        matches!(
+            self,
+            Self::ModelAnswered { .. } | Self::ToolEnded { .. } | Self::GateRequested { .. } | Self::Checkpoint { .. }
+        )
     }
 }
 

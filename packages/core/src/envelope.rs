@@ -5,25 +5,26 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::clock::Timestamp;
+use crate::gate::Rule;
 use crate::id::{check_id, hex};
 
 mod fields;
+mod gates;
 #[cfg(test)]
 mod tests;
 
 use fields::Fields;
+pub use gates::{Verdict, parse_verdict};
 
 /// Fields of the contract that this version does not act on yet. They are refused by name: a field that is
 /// accepted and ignored would be a promise broken in silence.
-const NOT_YET: [&str; 10] = [
+const NOT_YET: [&str; 8] = [
     "inputsRef",
     "resultRef",
     "outputSchema",
-    "approvals",
     "repoUrl",
     "ref",
     "webhook",
-    "decision",
     "problemStatement",
     "env_key",
 ];
@@ -46,6 +47,9 @@ pub struct Spec {
     /// Tools that may be used; `None` means all that the work has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tools: Option<Vec<String>>,
+    /// Calls that need approval before they run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<Rule>,
     /// Hard limits.
     #[serde(default)]
     pub budget: Budget,
@@ -66,6 +70,7 @@ impl Spec {
             model: None,
             provider: None,
             tools: None,
+            approvals: Vec::new(),
             budget: Budget::default(),
             workspace_ref: None,
             metadata: None,
@@ -86,6 +91,9 @@ pub struct Wishes {
     /// See [`Spec::tools`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tools: Option<Vec<String>>,
+    /// See [`Spec::approvals`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<Rule>,
     /// See [`Spec::budget`].
     pub budget: Budget,
     /// See [`Spec::workspace_ref`].
@@ -101,6 +109,7 @@ impl Spec {
             model: self.model.clone(),
             provider: self.provider.clone(),
             tools: self.tools.clone(),
+            approvals: self.approvals.clone(),
             budget: self.budget,
             workspace_ref: self.workspace_ref.clone(),
         }
@@ -113,6 +122,9 @@ impl Spec {
             self.provider.clone_from(&session.provider);
         }
         self.tools = self.tools.take().or_else(|| session.tools.clone());
+        // What needs approval can become more in a session, never less.
+        let mine = std::mem::replace(&mut self.approvals, session.approvals.clone());
+        self.approvals.extend(mine.into_iter().filter(|rule| !session.approvals.contains(rule)));
         self.workspace_ref = self.workspace_ref.take().or_else(|| session.workspace_ref.clone());
         let (mine, theirs) = (&mut self.budget, &session.budget);
         mine.max_turns = mine.max_turns.or(theirs.max_turns);
@@ -146,6 +158,9 @@ pub struct Item {
     pub file: String,
     /// What to look for.
     pub pattern: String,
+    /// A person must approve before the verdict counts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub require_approval: bool,
 }
 
 /// Hard limits of a run. `None` means the configured default.
@@ -178,6 +193,8 @@ pub struct Envelope {
     pub priority: i32,
     /// Not before this instant.
     pub not_before: Option<Timestamp>,
+    /// A verdict on a gate of the run that this same envelope made.
+    pub decision: Option<Verdict>,
     /// SHA-256 of the canonical body, without `decision` and `async`.
     pub body_hash: String,
 }
@@ -203,13 +220,17 @@ impl Invalid {
     }
 }
 
+fn not_an_object() -> Invalid {
+    Invalid(vec![Problem { field: "body".into(), message: "must be a JSON object".into() }])
+}
+
 /// Reads and checks an envelope.
 ///
 /// # Errors
 /// [`Invalid`] names every field that is wrong, unknown or missing.
 pub fn parse(body: Value) -> Result<Envelope, Invalid> {
     let Value::Object(map) = body else {
-        return Err(Invalid(vec![Problem { field: "body".into(), message: "must be a JSON object".into() }]));
+        return Err(not_an_object());
     };
     let body_hash = body_hash(&map);
     let mut f = Fields::new(map, "");
@@ -222,6 +243,8 @@ pub fn parse(body: Value) -> Result<Envelope, Invalid> {
     let model = f.text("model");
     let provider = f.text("provider");
     let tools = f.strings("tools");
+    let approvals = gates::rules(&mut f);
+    let decision = gates::verdict(&mut f);
     let mut budget = f.object("budget").map(|b| parse_budget(b, &mut f)).unwrap_or_default();
     let top_level_turns = f.integer("maxTurns", 1, u32::MAX.into());
     let workspace_ref = f.text("workspaceRef");
@@ -273,10 +296,11 @@ pub fn parse(body: Value) -> Result<Envelope, Invalid> {
         Some(work) if problems.is_empty() => Ok(Envelope {
             session_id,
             tenant,
-            spec: Spec { work, model, provider, tools, budget, workspace_ref, metadata },
+            spec: Spec { work, model, provider, tools, approvals, budget, workspace_ref, metadata },
             run_async,
             priority: i32::try_from(priority).unwrap_or(0),
             not_before,
+            decision,
             body_hash,
         }),
         _ => Err(Invalid(problems)),
@@ -288,11 +312,9 @@ fn parse_item(map: Map<String, Value>, outer: &mut Fields) -> Option<Item> {
     let id = f.required_text("item_id");
     let file = f.required_text("file");
     let pattern = f.required_text("pattern");
-    if f.boolean("require_approval") == Some(true) {
-        f.problem("require_approval", "is not supported by this version");
-    }
+    let require_approval = f.boolean("require_approval").unwrap_or(false);
     outer.absorb(f);
-    Some(Item { item_id: id?, file: file?, pattern: pattern? })
+    Some(Item { item_id: id?, file: file?, pattern: pattern?, require_approval })
 }
 
 fn parse_budget(map: Map<String, Value>, outer: &mut Fields) -> Budget {

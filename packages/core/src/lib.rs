@@ -7,6 +7,7 @@
 pub mod clock;
 pub mod entry;
 pub mod envelope;
+pub mod gate;
 pub mod id;
 pub mod key;
 pub mod live;

@@ -18,6 +18,8 @@ pub struct Head {
     pub epoch: Epoch,
     /// First entry that a resuming brain reads: the latest checkpoint's `keep_from`, or 1.
     pub resume_from: Position,
+    /// The number of the session's next gate.
+    pub next_gate: u64,
 }
 
 /// A session as a resuming brain sees it.

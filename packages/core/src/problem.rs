@@ -17,6 +17,12 @@ pub enum Code {
     SessionNotFound,
     /// No such run for this caller.
     RunNotFound,
+    /// The run has no such gate.
+    GateNotFound,
+    /// A gate waits for its verdict.
+    GatePending,
+    /// The gate has another verdict, or takes none any more.
+    GateConflict,
     /// The key was used with another body.
     IdempotencyConflict,
     /// The run came before and its record has expired.
@@ -59,6 +65,9 @@ impl Code {
             Self::SessionIdRequired => ("sessionId_required", 400, "A session id is required"),
             Self::SessionNotFound => ("session_not_found", 404, "There is no such session"),
             Self::RunNotFound => ("run_not_found", 404, "There is no such run"),
+            Self::GateNotFound => ("gate_not_found", 404, "There is no such gate"),
+            Self::GatePending => ("gate_pending", 409, "A gate of the session waits for its verdict"),
+            Self::GateConflict => ("gate_conflict", 409, "The gate takes no such verdict any more"),
             Self::IdempotencyConflict => ("idempotency_conflict", 409, "The key was used with another body"),
             Self::RunExpired => ("run_expired", 410, "The run has been and its record has expired"),
             Self::PayloadTooLarge => ("payload_too_large", 413, "The body is too large"),

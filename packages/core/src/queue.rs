@@ -29,6 +29,9 @@ pub struct NewRun {
     pub not_before: Option<Timestamp>,
     /// Higher goes first; 0 is normal.
     pub priority: i32,
+    /// Goes before everything else that waits in its session, and the run that is under way there is cancelled in the
+    /// same step.
+    pub interrupt: bool,
     /// Claim it for this worker in the same step, if nothing of the session stands before it.
     pub claim_for: Option<WorkerId>,
     /// The trace that it belongs to, for ever: whoever works on it, and however often it is posted again.
@@ -51,6 +54,8 @@ pub enum Expects {
     New,
     /// It must exist: this is a further turn.
     Existing,
+    /// It must exist, and no gate of it may be pending.
+    Ungated,
 }
 
 /// What became of a submit.
@@ -68,6 +73,8 @@ pub enum Enqueued {
     Conflict,
     /// The session does not exist and was expected to.
     NoSession,
+    /// A gate of the session is pending, and none was expected: the run that waits.
+    GatePending(Box<Record>),
 }
 
 /// The right to work on a run until it expires, at the session's epoch.
@@ -147,6 +154,8 @@ pub struct Backlog {
     pub waiting: u64,
     /// Owned under a live lease.
     pub leased: u64,
+    /// Waiting for a person.
+    pub paused: u64,
     /// Dead letters kept.
     pub dead: u64,
 }
@@ -174,7 +183,8 @@ pub struct DeadLetter {
 ///   ([`Spec::inherit`](crate::envelope::Spec::inherit)).
 /// - A run whose stored form cannot be read (damaged, or of a newer build) stops nobody: a claim sets it aside among
 ///   the dead letters and goes on; a list leaves it out.
-/// - Runs of one session are claimed strictly one after the other, in the order they were accepted.
+/// - Runs of one session are claimed strictly one after the other, in the order they were accepted; one that
+///   interrupts goes before those that wait.
 /// - Among claimable runs: higher priority first, then oldest.
 /// - A claim raises the session's epoch, by which every earlier owner is fenced.
 /// - A lease ends when the store's clock passes its time without a heartbeat; only then can another claim succeed.

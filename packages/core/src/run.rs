@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::entry::RunTotals;
 use crate::envelope::Spec;
+use crate::gate::Pending;
 use crate::id::{Position, RunId, SessionKey};
 use crate::outcome::{Outcome, Status};
 use crate::store;
@@ -42,6 +43,9 @@ pub struct Record {
     /// The trace of the post that made it, with the span that is the run's parent; `None` for a run that nobody traced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<trace::Context>,
+    /// Its gates that wait for a verdict, by number; none unless `status` is paused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<Pending>,
     /// Raised by every change of the record.
     pub version: u64,
 }

@@ -23,6 +23,8 @@ pub enum Place {
     Sandbox,
     /// In the brain, on the session itself; no effect outside the log.
     Session,
+    /// Nowhere: a person answers.
+    Person,
 }
 
 /// What a session tool did.

@@ -7,6 +7,7 @@ use torpor_core::{Epoch, Position, RunId, SessionKey, Timestamp, store};
 
 use crate::fault::Fault;
 use crate::record::{number, sql, text};
+use crate::gates::{self, Requested};
 use crate::settle;
 use crate::writer::Batch;
 
@@ -54,6 +55,7 @@ struct Session {
     head: Position,
     epoch: Epoch,
     resume_from: Position,
+    next_gate: u64,
     front: Option<String>,
     owned: bool,
     progressed: bool,
@@ -64,6 +66,8 @@ struct Effects<'a> {
     resume_from: Position,
     progressed: bool,
     ended: Option<(&'a RunId, &'static str, Position)>,
+    /// The gates at the end of the batch, and their run.
+    parked: Option<(&'a RunId, Vec<Requested<'a>>)>,
 }
 
 /// Appends; the refusal is the inner result, because nothing has to be undone for it.
@@ -101,13 +105,19 @@ pub(crate) fn append(b: &mut Batch<'_>, encoded: &Encoded) -> Result<Result<Posi
     if let Some((run, status, position)) = effects.ended {
         settle::ended(b, session.id, run, status, position)?;
     }
+    if let Some((run, requested)) = effects.parked {
+        b.conn
+            .prepare_cached("UPDATE session SET next_gate = next_gate + ?2 WHERE id = ?1")?
+            .execute(params![session.id, sql(requested.len() as u64)])?;
+        gates::park(b, session.id, run, &requested, append.at)?;
+    }
     b.grown(&append.session, head.0);
     Ok(Ok(head))
 }
 
 fn session(conn: &Connection, key: &SessionKey) -> Result<Option<Session>, Fault> {
     let mut query = conn.prepare_cached(
-        "SELECT id, head, epoch, resume_from, front_run, owned, progressed FROM session \
+        "SELECT id, head, epoch, resume_from, front_run, owned, progressed, next_gate FROM session \
          WHERE tenant = ?1 AND session = ?2",
     )?;
     let mut rows = query.query([key.tenant(), key.session()])?;
@@ -120,6 +130,7 @@ fn session(conn: &Connection, key: &SessionKey) -> Result<Option<Session>, Fault
         front: row.get(4)?,
         owned: row.get(5)?,
         progressed: row.get(6)?,
+        next_gate: number(row, 7)?,
     }))
 }
 
@@ -134,7 +145,8 @@ fn is_repeated(conn: &Connection, session: &Session, append: &Append) -> Result<
 
 /// What the batch does to session and run, or what is wrong with it.
 fn effects<'a>(append: &'a Append, session: &Session) -> Result<Effects<'a>, String> {
-    let mut effects = Effects { resume_from: session.resume_from, progressed: session.progressed, ended: None };
+    let mut effects =
+        Effects { resume_from: session.resume_from, progressed: session.progressed, ended: None, parked: None };
     for (body, position) in append.bodies.iter().zip(append.after.0 + 1..) {
         if let Some(run) = body.run() {
             if session.front.as_deref() != Some(run.as_str()) {
@@ -146,6 +158,9 @@ fn effects<'a>(append: &'a Append, session: &Session) -> Result<Effects<'a>, Str
             }
         }
         effects.progressed |= body.is_progress();
+        if effects.parked.is_some() && !matches!(body, Body::GateRequested { .. }) {
+            return Err("an entry follows a gate: a gate parks the run".to_owned());
+        }
         match body {
             Body::Checkpoint { keep_from, .. } => {
                 // The checkpoint itself must be among what a resuming brain reads.
@@ -157,6 +172,15 @@ fn effects<'a>(append: &'a Append, session: &Session) -> Result<Effects<'a>, Str
             Body::RunEnded { run, outcome, .. } => {
                 effects.ended = Some((run, outcome.status().as_str(), Position(position)));
             }
+            Body::GateRequested { run, gate, question, expires_at, .. } => {
+                let requested = &mut effects.parked.get_or_insert_with(|| (run, Vec::new())).1;
+                let next = session.next_gate + requested.len() as u64;
+                if *gate != next {
+                    return Err(format!("a gate has the number {gate}, the session's next is {next}"));
+                }
+                requested.push(Requested { gate: *gate, question, expires_at: *expires_at });
+            }
+            Body::GateDecided { .. } => return Err("verdicts are written by the store".to_owned()),
             _ => {}
         }
     }
@@ -179,10 +203,10 @@ fn store_entries(conn: &Connection, session: &Session, append: &Append, bodies: 
 /// The marks and the tail of a session.
 pub(crate) fn open(conn: &Connection, key: &SessionKey) -> Result<Option<Opened>, Fault> {
     let Some(session) = session(conn, key)? else { return Ok(None) };
-    let Session { id, head, epoch, resume_from, .. } = session;
+    let Session { id, head, epoch, resume_from, next_gate, .. } = session;
     // Entries are never changed, so the head read first bounds a tail that is consistent with it.
     let tail = entries(conn, id, resume_from, head, (usize::MAX, usize::MAX))?;
-    Ok(Some(Opened { head: Head { position: head, epoch, resume_from }, tail }))
+    Ok(Some(Opened { head: Head { position: head, epoch, resume_from, next_gate }, tail }))
 }
 
 /// The position of the last entry; 0 where there is none.

@@ -10,6 +10,7 @@ use torpor_core::queue::{Cancelled, LeaseKey};
 use torpor_core::{RunId, WorkerId};
 
 use crate::fault::Fault;
+use crate::gates;
 use crate::record::{self, sql, unreadable};
 use crate::settle::hand_on;
 use crate::writer::Batch;
@@ -81,7 +82,14 @@ pub(crate) fn cancel(b: &mut Batch<'_>, run: &RunId) -> Result<Cancelled, Fault>
             }
             false
         }
-        Some(_) if it.started => {
+        Some(state) if it.started => {
+            if state == "paused" {
+                // From here on no verdict counts: there is one outcome, and it is this.
+                gates::close(b.conn, run.as_str())?;
+                b.conn
+                    .prepare_cached("UPDATE run SET status = ?2 WHERE id = ?1")?
+                    .execute(params![it.row, Status::Queued.as_str()])?;
+            }
             ask(b, &it, true)?;
             b.ready();
             false

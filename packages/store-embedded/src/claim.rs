@@ -7,6 +7,7 @@ use torpor_core::queue::{Backlog, DeadLetter, Lease, LeaseKey, Release};
 use torpor_core::{Epoch, Position, RunId, Timestamp, WorkerId};
 
 use crate::fault::Fault;
+use crate::gates;
 use crate::leases::Held;
 use crate::record::{self, number, sql, unreadable};
 use crate::settle;
@@ -76,7 +77,8 @@ struct Marks {
 
 fn claimable(b: &Batch<'_>, max: usize) -> Result<Vec<Claimable>, Fault> {
     let mut query = b.conn.prepare_cached(
-        "SELECT q.run, q.session, s.epoch, s.head, s.resume_from, s.progressed \
+        "SELECT q.run, q.session, s.epoch, s.head, s.resume_from, s.progressed, \
+         s.next_gate \
          FROM queue q CROSS JOIN session s ON s.id = q.session \
          WHERE q.state = 'ready' ORDER BY q.priority DESC, q.run LIMIT ?1",
     )?;
@@ -93,6 +95,7 @@ fn marks(row: &Row<'_>) -> Result<Marks, Fault> {
         epoch: Epoch(number(row, 2)?),
         position: Position(number(row, 3)?),
         resume_from: Position(number(row, 4)?),
+        next_gate: number(row, 6)?,
     };
     Ok(Marks { head, progressed: row.get(5)? })
 }
@@ -103,6 +106,7 @@ fn offer_what_is_due(b: &mut Batch<'_>, now: u64) -> Result<(), Fault> {
         b.conn
             .prepare_cached("UPDATE queue SET state = 'ready' WHERE state = 'delayed' AND due_ms <= ?1")?
             .execute([sql(now)])?;
+        gates::expire(b, now)?;
         b.state.delayed = first_delayed(b.conn)?;
     }
     for (run, held) in b.state.leases.expired(now) {
@@ -243,11 +247,13 @@ pub(crate) fn backlog(b: &Batch<'_>) -> Result<Backlog, Fault> {
         .query_row([sql(now)], |r| r.get(0))?;
     let due = u64::try_from(due).unwrap_or(0);
     let (leased, expired) = b.state.leases.count(now);
+    let decided = gates::due(b.conn, now)?;
     Ok(Backlog {
-        ready: count("SELECT count(*) FROM queue WHERE state = 'ready'")? + due + expired,
+        ready: count("SELECT count(*) FROM queue WHERE state = 'ready'")? + due + expired + decided,
         waiting: count("SELECT count(*) FROM queue WHERE state = 'delayed'")? - due
             + count("SELECT count(*) FROM queue WHERE state = 'blocked'")?,
         leased,
+        paused: count("SELECT count(*) FROM queue WHERE state = 'paused'")?.saturating_sub(decided),
         // One that is noted but not yet ended is still counted where it stands.
         dead: count(
             "SELECT count(*) FROM dead_letter d WHERE NOT EXISTS \

@@ -9,6 +9,7 @@ use torpor_core::queue::{Enqueued, Expects, Lease, NewRun};
 use torpor_core::run::Record;
 use torpor_core::{Epoch, Position, RunId, Timestamp, WorkerId, store, trace};
 
+use crate::cancel;
 use crate::fault::Fault;
 use crate::leases::Held;
 use crate::record::{self, number, row_at, sql, unreadable};
@@ -47,7 +48,10 @@ impl Accepted {
 struct Before {
     id: i64,
     head: Head,
-    busy: bool,
+    /// The run whose turn it is.
+    front: Option<String>,
+    /// That run waits for a person.
+    gated: bool,
     first_run: Option<String>,
     first_hash: Option<String>,
     wishes: Option<String>,
@@ -70,9 +74,15 @@ pub(crate) fn enqueue(b: &mut Batch<'_>, mut accepted: Accepted) -> Result<Enque
     let before = session_before(b, &accepted.new)?;
     match (&before, accepted.new.expects) {
         (Some(before), Expects::New) => return first_post(b, &accepted.new, before),
-        (None, Expects::Existing) => return Ok(Enqueued::NoSession),
-        (Some(Before { wishes: Some(wishes), .. }), Expects::Existing) => accepted.inherit(wishes)?,
+        (None, Expects::Existing | Expects::Ungated) => return Ok(Enqueued::NoSession),
+        (Some(Before { front: Some(front), gated: true, .. }), Expects::Ungated) => {
+            let record = record_of(b, front)?.ok_or_else(|| unreadable(format!("run {front} has no session")))?;
+            return Ok(Enqueued::GatePending(Box::new(record)));
+        }
         _ => {}
+    }
+    if let Some(wishes) = before.as_ref().and_then(|b| b.wishes.as_deref()) {
+        accepted.inherit(wishes)?;
     }
     let Accepted { new, spec, wishes } = accepted;
     if is_known(b, &new.run_id)? {
@@ -82,18 +92,20 @@ pub(crate) fn enqueue(b: &mut Batch<'_>, mut accepted: Accepted) -> Result<Enque
     let now = b.now();
     let due = new.not_before.map_or(0, |t| t.0);
     let place = match (&before, &new.claim_for) {
-        (Some(Before { busy: true, .. }), _) => Place::Blocked,
+        (Some(Before { front: Some(_), .. }), _) => Place::Blocked,
         _ if due > now => Place::Delayed,
         (_, Some(_)) => Place::Claimed,
         (_, None) => Place::Ready,
     };
     let row = row_at(now).max(b.state.last_row.saturating_add(1));
+    let interrupted = before.as_ref().and_then(|b| b.front.as_deref()).filter(|_| new.interrupt).and_then(RunId::parse);
     let (session, head) = write_session(b, &new, wishes, before, row, place)?;
     let log_from = (place == Place::Claimed).then(|| head.position.next());
     write_run(b, &new, &spec, (session, row), now, log_from)?;
     b.conn
         .prepare_cached(
-            "INSERT INTO queue (run, session, priority, state, due_ms, worker) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT INTO queue (run, session, priority, state, due_ms, worker, urgent) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?
         .execute(params![
             row,
@@ -101,9 +113,13 @@ pub(crate) fn enqueue(b: &mut Batch<'_>, mut accepted: Accepted) -> Result<Enque
             new.priority,
             place.state(),
             sql(due),
-            new.claim_for.as_ref().filter(|_| place == Place::Claimed).map(WorkerId::as_str)
+            new.claim_for.as_ref().filter(|_| place == Place::Claimed).map(WorkerId::as_str),
+            new.interrupt
         ])?;
     b.state.last_row = row;
+    if let Some(run) = interrupted {
+        cancel::cancel(b, &run)?;
+    }
 
     let claimed = place == Place::Claimed;
     let record = Record {
@@ -119,6 +135,7 @@ pub(crate) fn enqueue(b: &mut Batch<'_>, mut accepted: Accepted) -> Result<Enque
         ended_at: None,
         log_from,
         trace: new.trace,
+        gates: Vec::new(),
         version: 1,
     };
     match (place, new.claim_for) {
@@ -190,8 +207,10 @@ fn record_of(b: &Batch<'_>, run: &str) -> Result<Option<Record>, Fault> {
 
 fn session_before(b: &Batch<'_>, new: &NewRun) -> Result<Option<Before>, Fault> {
     let mut query = b.conn.prepare_cached(
-        "SELECT id, head, epoch, resume_from, front_run IS NOT NULL, first_run, first_hash, wishes FROM session \
-         WHERE tenant = ?1 AND session = ?2",
+        "SELECT id, head, epoch, resume_from, front_run, first_run, first_hash, wishes, next_gate, \
+         EXISTS (SELECT 1 FROM run r JOIN queue q ON q.run = r.id \
+                 WHERE r.run_id = session.front_run AND q.state = 'paused') \
+         FROM session WHERE tenant = ?1 AND session = ?2",
     )?;
     let mut rows = query.query([new.session.tenant(), new.session.session()])?;
     let Some(row) = rows.next()? else { return Ok(None) };
@@ -199,11 +218,13 @@ fn session_before(b: &Batch<'_>, new: &NewRun) -> Result<Option<Before>, Fault> 
         position: Position(number(row, 1)?),
         epoch: Epoch(number(row, 2)?),
         resume_from: Position(number(row, 3)?),
+        next_gate: number(row, 8)?,
     };
     Ok(Some(Before {
         id: row.get(0)?,
         head,
-        busy: row.get(4)?,
+        front: row.get(4)?,
+        gated: row.get(9)?,
         first_run: row.get(5)?,
         first_hash: row.get(6)?,
         wishes: row.get(7)?,
@@ -226,7 +247,7 @@ fn write_session(
     let claimed = place == Place::Claimed;
     let run = new.run_id.as_str();
     let Some(Before { id, mut head, .. }) = before else {
-        let head = Head { position: Position(0), epoch: Epoch(u64::from(claimed)), resume_from: Position(1) };
+        let head = Head { position: Position(0), epoch: Epoch(u64::from(claimed)), resume_from: Position(1), next_gate: 0 };
         b.conn
             .prepare_cached(
                 "INSERT INTO session (tenant, session, head, epoch, resume_from, front_run, owned, progressed, \

@@ -11,6 +11,7 @@ mod cancel;
 mod claim;
 mod enqueue;
 mod fault;
+mod gates;
 mod keys;
 mod leases;
 mod lock;
@@ -78,8 +79,8 @@ impl fmt::Debug for Options {
 }
 
 /// The store. Implements [`SessionLog`](torpor_core::log::SessionLog),
-/// [`WorkQueue`](torpor_core::queue::WorkQueue), [`RunStore`](torpor_core::run::RunStore) and
-/// [`KeyStore`](torpor_core::key::KeyStore).
+/// [`WorkQueue`](torpor_core::queue::WorkQueue), [`RunStore`](torpor_core::run::RunStore),
+/// [`GateStore`](torpor_core::gate::GateStore) and [`KeyStore`](torpor_core::key::KeyStore).
 ///
 /// Dropping it finishes the commands that were accepted, waits for its threads and releases the folder.
 pub struct Store {

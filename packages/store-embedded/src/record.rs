@@ -9,10 +9,12 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, ToSql};
 use torpor_core::entry::{self, Body, RunTotals};
 use torpor_core::outcome::{FailReason, Outcome, Status};
-use torpor_core::run::{Filter, Page, Record};
+pub(crate) use torpor_core::run::Record;
+use torpor_core::run::{Filter, Page};
 use torpor_core::{Position, RunId, SessionKey, Timestamp, store, trace};
 
 use crate::fault::Fault;
+use crate::gates;
 
 /// Most records on one page.
 const MAX_PAGE: usize = 200;
@@ -74,13 +76,13 @@ pub(crate) fn row_at(now: u64) -> i64 {
 /// The record of a run.
 pub(crate) fn by_run_id(conn: &Connection, run: &RunId) -> Result<Option<Record>, Fault> {
     let mut query = conn.prepare_cached(&format!("SELECT {COLUMNS} FROM run r {JOINS} WHERE r.run_id = ?1"))?;
-    one(query.query([run.as_str()])?)
+    one(conn, query.query([run.as_str()])?)
 }
 
 /// The record in a row.
 pub(crate) fn by_row(conn: &Connection, row: i64) -> Result<Option<Record>, Fault> {
     let mut query = conn.prepare_cached(&format!("SELECT {COLUMNS} FROM run r {JOINS} WHERE r.id = ?1"))?;
-    one(query.query([row])?)
+    one(conn, query.query([row])?)
 }
 
 /// The latest run of a session.
@@ -90,11 +92,19 @@ pub(crate) fn latest(conn: &Connection, session: &SessionKey) -> Result<Option<R
          LEFT JOIN entry e ON e.session = r.session AND e.position = r.ended_position \
          WHERE s.tenant = ?1 AND s.session = ?2"
     ))?;
-    one(query.query([session.tenant(), session.session()])?)
+    one(conn, query.query([session.tenant(), session.session()])?)
 }
 
-fn one(mut rows: rusqlite::Rows<'_>) -> Result<Option<Record>, Fault> {
-    rows.next()?.map(read).transpose()
+fn one(conn: &Connection, mut rows: rusqlite::Rows<'_>) -> Result<Option<Record>, Fault> {
+    rows.next()?.map(read).transpose()?.map(|record| with_gates(conn, record)).transpose()
+}
+
+/// A paused run says what it waits for.
+fn with_gates(conn: &Connection, mut record: Record) -> Result<Record, Fault> {
+    if record.status == Status::Paused {
+        record.gates = gates::pending(conn, record.run_id.as_str())?;
+    }
+    Ok(record)
 }
 
 /// One page of records, newest first. Those that cannot be read are left out.
@@ -137,7 +147,7 @@ pub(crate) fn list(conn: &Connection, filter: &Filter) -> Result<Page, Fault> {
             break;
         }
         last = row.get::<_, i64>(12)?;
-        match read(row) {
+        match read(row).and_then(|record| with_gates(conn, record)) {
             Ok(record) => {
                 bytes += json_bytes(row)?;
                 page.runs.push(record);
@@ -161,7 +171,7 @@ fn json_bytes(row: &Row<'_>) -> Result<usize, Fault> {
     Ok(text(row, 3)?.len() + outcome.map_or(0, <[u8]>::len))
 }
 
-fn parse_cursor(cursor: &str) -> Result<i64, Fault> {
+pub(crate) fn parse_cursor(cursor: &str) -> Result<i64, Fault> {
     i64::from_str_radix(cursor, 16)
         .ok()
         .filter(|n| *n >= 0)
@@ -217,5 +227,6 @@ fn fields(row: &Row<'_>) -> Result<Record, Fault> {
             _ => None,
         },
         version: number(row, 9)?,
+        gates: Vec::new(),
     })
 }

@@ -11,7 +11,8 @@
 //! | `session` | a session and the marks beside its log | `head`, `epoch` and `resume_from` make opening O(tail); `front_run` is the run whose turn it is, `owned` whether someone holds it, `progressed` whether its owner got anywhere; `first_run` and `first_hash` recognise the post that made it, also when that run's record is gone; `wishes` is what its further runs inherit, NULL for nothing |
 //! | `entry` | an entry of a session's log | `write_id` stands on the first entry of each append; `schema` is the entry's own version |
 //! | `run` | the record of a run | `id` ascends with acceptance and starts with the time (`created_ms << 20`), so that "created after" is a range of keys; how it ended is the entry at `ended_position`, kept once; one that ended without an entry could not be read, and its dead letter says why; `traceparent` and `tracestate` are those of the post that made it |
-//! | `queue` | a run that has not ended | `state` is `ready`, `delayed` (until `due_ms`), `leased` or `blocked` (behind another run of its session). When a lease ends is kept in memory only: a lease never outlives the process |
+//! | `queue` | a run that has not ended | `state` is `ready`, `delayed` (until `due_ms`), `leased`, `paused` (it waits for a person) or `blocked` (behind another run of its session, `urgent` ones first). When a lease ends is kept in memory only: a lease never outlives the process |
+//! | `gate` | a question to a person | `gate` is its number within the session; the entries in the log say the same, this finds them |
 //! | `dead_letter` | a run that was given up | goes with its record |
 //! | `api_key` | an API key without its secret | `tenant` NULL is every tenant; `sha256` is of the whole secret; `meta.keys` rises with every change |
 //! | `log` (view) | `entry` with names instead of numbers | for people |
@@ -24,7 +25,7 @@ use torpor_core::store;
 
 use crate::fault::{Fault, describe};
 
-/// The layout this build writes and reads. It reads the versions before it by bringing them up to date.
+/// The layout this build writes and reads. It reads older ones by bringing them up to date.
 pub(crate) const VERSION: u32 = 4;
 
 /// Statements kept prepared per connection.
@@ -61,6 +62,7 @@ CREATE TABLE session (
     first_run   TEXT,
     first_hash  TEXT,
     wishes      TEXT,
+    next_gate   INTEGER NOT NULL DEFAULT 0,
     UNIQUE (tenant, session)
 );
 CREATE TABLE entry (
@@ -97,23 +99,21 @@ CREATE UNIQUE INDEX run_idempotency ON run (tenant, idempotency_key) WHERE idemp
 CREATE INDEX run_tenant ON run (tenant);
 CREATE INDEX run_ended ON run (ended_ms) WHERE ended_ms IS NOT NULL;
 CREATE INDEX run_ended_status ON run (status) WHERE ended_ms IS NOT NULL;
-CREATE TABLE queue (
-    run      INTEGER PRIMARY KEY,
-    session  INTEGER NOT NULL,
-    priority INTEGER NOT NULL,
-    state    TEXT NOT NULL CHECK (state IN ('ready', 'delayed', 'leased', 'blocked')),
-    due_ms   INTEGER NOT NULL,
-    worker   TEXT
-);
-CREATE INDEX queue_ready ON queue (priority DESC, run) WHERE state = 'ready';
-CREATE INDEX queue_delayed ON queue (due_ms) WHERE state = 'delayed';
-CREATE INDEX queue_blocked ON queue (session, run) WHERE state = 'blocked';
 CREATE TABLE dead_letter (
     id     INTEGER PRIMARY KEY AUTOINCREMENT,
     run_id TEXT NOT NULL UNIQUE,
     reason TEXT NOT NULL,
     at_ms  INTEGER NOT NULL
 );
+CREATE VIEW log AS
+    SELECT s.tenant, s.session, e.position, e.epoch,
+           strftime('%Y-%m-%dT%H:%M:%fZ', e.at_ms / 1000.0, 'unixepoch') AS at,
+           json_extract(e.body, '$.type') AS type, e.body
+    FROM entry e JOIN session s ON s.id = e.session;
+";
+
+/// The tables that version 4 added or made anew.
+const NEW_IN_4: &str = "
 CREATE TABLE api_key (
     id                TEXT PRIMARY KEY,
     tenant            TEXT,
@@ -129,11 +129,33 @@ CREATE TABLE api_key (
     previous_sha256   TEXT,
     previous_until_ms INTEGER
 ) WITHOUT ROWID;
-CREATE VIEW log AS
-    SELECT s.tenant, s.session, e.position, e.epoch,
-           strftime('%Y-%m-%dT%H:%M:%fZ', e.at_ms / 1000.0, 'unixepoch') AS at,
-           json_extract(e.body, '$.type') AS type, e.body
-    FROM entry e JOIN session s ON s.id = e.session;
+CREATE TABLE queue (
+    run      INTEGER PRIMARY KEY,
+    session  INTEGER NOT NULL,
+    priority INTEGER NOT NULL,
+    state    TEXT NOT NULL CHECK (state IN ('ready', 'delayed', 'leased', 'blocked', 'paused')),
+    due_ms   INTEGER NOT NULL,
+    worker   TEXT,
+    urgent   INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX queue_ready ON queue (priority DESC, run) WHERE state = 'ready';
+CREATE INDEX queue_delayed ON queue (due_ms) WHERE state = 'delayed';
+CREATE INDEX queue_blocked ON queue (session, urgent DESC, run) WHERE state = 'blocked';
+CREATE TABLE gate (
+    id           INTEGER PRIMARY KEY,
+    session      INTEGER NOT NULL,
+    gate         INTEGER NOT NULL,
+    run          TEXT NOT NULL,
+    state        TEXT NOT NULL CHECK (state IN ('pending', 'decided', 'closed')),
+    question     TEXT NOT NULL,
+    requested_ms INTEGER NOT NULL,
+    expires_ms   INTEGER,
+    decision     TEXT,
+    decided_ms   INTEGER,
+    UNIQUE (session, gate)
+);
+CREATE INDEX gate_run ON gate (run);
+CREATE INDEX gate_pending ON gate (expires_ms) WHERE state = 'pending';
 ";
 
 /// What version 1 lacks. (The first runs of its sessions are not known; posting them again is a conflict.)
@@ -152,25 +174,20 @@ UPDATE run SET log_from = 1 WHERE started_ms IS NOT NULL;
 UPDATE meta SET value = '3' WHERE name = 'schema';
 ";
 
-/// What version 3 lacks.
+/// What version 3 lacks, before and after [`NEW_IN_4`].
 const FROM_3: &str = "
-CREATE TABLE api_key (
-    id                TEXT PRIMARY KEY,
-    tenant            TEXT,
-    name              TEXT NOT NULL,
-    scopes            TEXT NOT NULL,
-    rate_per_second   INTEGER,
-    rate_burst        INTEGER,
-    created_ms        INTEGER NOT NULL,
-    expires_ms        INTEGER,
-    revoked_ms        INTEGER,
-    rotated_ms        INTEGER,
-    sha256            TEXT NOT NULL,
-    previous_sha256   TEXT,
-    previous_until_ms INTEGER
-) WITHOUT ROWID;
+ALTER TABLE session ADD COLUMN next_gate INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE run ADD COLUMN traceparent TEXT;
 ALTER TABLE run ADD COLUMN tracestate TEXT;
+DROP INDEX queue_ready;
+DROP INDEX queue_delayed;
+DROP INDEX queue_blocked;
+ALTER TABLE queue RENAME TO queue_3;
+";
+const AFTER_3: &str = "
+INSERT INTO queue (run, session, priority, state, due_ms, worker)
+    SELECT run, session, priority, state, due_ms, worker FROM queue_3;
+DROP TABLE queue_3;
 UPDATE meta SET value = '4' WHERE name = 'schema';
 ";
 
@@ -222,6 +239,7 @@ fn prepare_tables(conn: &Connection) -> Result<(), Fault> {
     if present.is_none() {
         conn.execute_batch("BEGIN IMMEDIATE")?;
         conn.execute_batch(TABLES)?;
+        conn.execute_batch(NEW_IN_4)?;
         conn.execute("INSERT INTO meta (name, value) VALUES ('schema', ?1)", [VERSION.to_string()])?;
         conn.execute_batch("COMMIT")?;
         return Ok(());
@@ -230,9 +248,11 @@ fn prepare_tables(conn: &Connection) -> Result<(), Fault> {
         conn.query_row("SELECT value FROM meta WHERE name = 'schema'", [], |r| r.get(0)).optional()?;
     match found.as_deref().map(str::parse::<u32>) {
         Some(Ok(VERSION)) => Ok(()),
-        Some(Ok(1)) => Ok(conn.execute_batch(&format!("BEGIN IMMEDIATE;{FROM_1}{FROM_2}{FROM_3}COMMIT"))?),
-        Some(Ok(2)) => Ok(conn.execute_batch(&format!("BEGIN IMMEDIATE;{FROM_2}{FROM_3}COMMIT"))?),
-        Some(Ok(3)) => Ok(conn.execute_batch(&format!("BEGIN IMMEDIATE;{FROM_3}COMMIT"))?),
+        Some(Ok(old @ 1..VERSION)) => {
+            let steps = [FROM_1, FROM_2, FROM_3, NEW_IN_4, AFTER_3];
+            let steps = steps[old as usize - 1..].concat();
+            Ok(conn.execute_batch(&format!("BEGIN IMMEDIATE;{steps}COMMIT"))?)
+        }
         Some(Ok(newer)) if newer > VERSION => Err(store::Error::Unreadable(format!(
             "its layout has version {newer}, this build reads {VERSION}: upgrade this program first"
         ))

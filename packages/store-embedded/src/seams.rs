@@ -1,4 +1,4 @@
-//! The three seams of the core, in terms of commands for the writer and jobs for the readers.
+//! The seams of the core, in terms of commands for the writer and jobs for the readers.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::Notify;
 use torpor_core::entry::Entry;
+use torpor_core::gate::{self, Decide, Decided, GateStore};
 use torpor_core::log::{Append, AppendError, Opened, SessionLog};
 use torpor_core::queue::{Backlog, Cancelled, DeadLetter, Enqueued, Lease, LeaseKey, NewRun, Release, WorkQueue};
 use torpor_core::run::{Filter, Page, Record, RunStore};
@@ -14,7 +15,7 @@ use torpor_core::{Position, RunId, SessionKey, Timestamp, WorkerId, store};
 use crate::append::Encoded;
 use crate::claim::Claimed;
 use crate::enqueue::Accepted;
-use crate::{Store, append, cancel, claim, enqueue, record, settle};
+use crate::{Store, append, cancel, claim, enqueue, gates, record, settle};
 
 /// Records that one commit of a sweep removes, so that a long sweep delays nobody.
 const SWEEP_BATCH: u32 = 500;
@@ -196,5 +197,17 @@ impl RunStore for Store {
                 return Ok(removed);
             }
         }
+    }
+}
+
+#[async_trait]
+impl GateStore for Store {
+    async fn decide(&self, decide: Decide) -> Result<Decided, store::Error> {
+        self.writer.write(move |b| gates::decide(b, decide)).await
+    }
+
+    async fn gates(&self, filter: &gate::Filter) -> Result<gate::Page, store::Error> {
+        let filter = filter.clone();
+        self.readers.read(move |conn| gates::list(conn, &filter)).await
     }
 }

@@ -7,6 +7,7 @@ use torpor_core::outcome::Status;
 use torpor_core::{Position, RunId};
 
 use crate::fault::Fault;
+use crate::gates;
 use crate::record::{lossy, sql};
 use crate::writer::Batch;
 
@@ -22,6 +23,7 @@ pub(crate) fn ended(b: &mut Batch<'_>, session: i64, run: &RunId, status: &str, 
             "UPDATE run SET status = ?2, ended_ms = ?3, ended_position = ?4, version = version + 1 WHERE id = ?1",
         )?
         .execute(params![row, status, sql(b.now()), sql(at.0)])?;
+    gates::close(b.conn, run.as_str())?;
     hand_on(b, session, row)?;
     gone(b, run);
     Ok(())
@@ -66,7 +68,7 @@ pub(crate) fn hand_on(b: &mut Batch<'_>, session: i64, row: i64) -> Result<(), F
         .conn
         .prepare_cached(
             "SELECT q.run, q.due_ms, r.run_id FROM queue q JOIN run r ON r.id = q.run \
-             WHERE q.session = ?1 AND q.state = 'blocked' ORDER BY q.run LIMIT 1",
+             WHERE q.session = ?1 AND q.state = 'blocked' ORDER BY q.urgent DESC, q.run LIMIT 1",
         )?
         .query_row([session], |r| Ok((r.get(0)?, r.get(1)?, lossy(r, 2)?.into_owned())))
         .optional()?;

@@ -16,6 +16,7 @@ use torpor_core::{Clock, RunId, SessionKey, WorkerId, store};
 
 use crate::cancel::Told;
 use crate::fault::Fault;
+use crate::gates;
 use crate::leases::{Held, Leases};
 use crate::record;
 use crate::waiters::{Readers, Waiters};
@@ -43,7 +44,7 @@ pub(crate) struct Signals {
 /// What the writer keeps in memory beside the database.
 pub(crate) struct State {
     pub(crate) leases: Leases,
-    /// No later than this the first delayed run is due.
+    /// No later than this the first delayed run or gate is due.
     pub(crate) delayed: Option<u64>,
     /// The last run row that was given out.
     pub(crate) last_row: i64,
@@ -74,13 +75,14 @@ impl State {
     }
 }
 
-/// When the first delayed run is due.
+/// When the first delayed run or gate is due.
 pub(crate) fn first_delayed(conn: &Connection) -> Result<Option<u64>, Fault> {
     let due: Option<Option<i64>> = conn
         .prepare_cached("SELECT min(due_ms) FROM queue WHERE state = 'delayed'")?
         .query_row([], |r| r.get(0))
         .optional()?;
-    Ok(due.flatten().map(|ms| u64::try_from(ms).unwrap_or(0)))
+    let due = due.flatten().map(|ms| u64::try_from(ms).unwrap_or(0));
+    Ok([due, gates::first_expiry(conn)?].into_iter().flatten().min())
 }
 
 /// What has to happen once the batch is on the disk.

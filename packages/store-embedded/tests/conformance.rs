@@ -1,4 +1,4 @@
-//! The embedded store keeps every promise of the three store seams.
+//! The embedded store keeps every promise of the store seams.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed expectation is the result
 
@@ -29,7 +29,8 @@ async fn fresh() -> Fixture {
     Fixture {
         log: store.clone(),
         queue: store.clone(),
-        runs: store,
+        runs: store.clone(),
+        gates: store,
         lease,
         result_ttl,
         time: clock,

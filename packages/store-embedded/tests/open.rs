@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::Connection;
+use torpor_core::gate::GateStore as _;
 use torpor_core::key::KeyStore as _;
 use torpor_core::log::{AppendError, SessionLog};
 use torpor_core::queue::{Cancelled, Enqueued, Lease, WorkQueue as _};
@@ -188,15 +189,7 @@ async fn an_older_layout_is_upgraded() {
     let old = running(&store, "s").await.record.run_id;
     drop(store);
     database(dir.path())
-        .execute_batch(
-            "DROP TABLE api_key; ALTER TABLE run DROP COLUMN cancel; ALTER TABLE run DROP COLUMN log_from;
-             ALTER TABLE run DROP COLUMN traceparent; ALTER TABLE run DROP COLUMN tracestate;
-             ALTER TABLE session DROP COLUMN first_run;
-             ALTER TABLE session DROP COLUMN first_hash;
-             ALTER TABLE session DROP COLUMN wishes;
-             DELETE FROM meta WHERE name = 'id';
-             UPDATE meta SET value = '1' WHERE name = 'schema';",
-        )
+        .execute_batch(&format!("{UNDO_4}{UNDO_3}{UNDO_2} DELETE FROM meta WHERE name = 'id';"))
         .unwrap();
     let id = open(dir.path()).unwrap().id().to_owned();
     let store = open(dir.path()).unwrap();
@@ -207,20 +200,40 @@ async fn an_older_layout_is_upgraded() {
     created(store.enqueue(keyed(first("new"), "k", "h")).await.unwrap());
 }
 
+/// What each version of the layout added, taken away again.
+const UNDO_2: &str = "
+    ALTER TABLE session DROP COLUMN first_run;
+    ALTER TABLE session DROP COLUMN first_hash;
+    ALTER TABLE session DROP COLUMN wishes;
+    UPDATE meta SET value = '1' WHERE name = 'schema';";
+const UNDO_3: &str = "
+    ALTER TABLE run DROP COLUMN cancel;
+    ALTER TABLE run DROP COLUMN log_from;
+    UPDATE meta SET value = '2' WHERE name = 'schema';";
+const UNDO_4: &str = "
+    DROP TABLE api_key;
+    DROP TABLE gate;
+    DROP INDEX queue_blocked;
+    ALTER TABLE queue DROP COLUMN urgent;
+    CREATE INDEX queue_blocked ON queue (session, run) WHERE state = 'blocked';
+    ALTER TABLE session DROP COLUMN next_gate;
+    ALTER TABLE run DROP COLUMN traceparent;
+    ALTER TABLE run DROP COLUMN tracestate;
+    UPDATE meta SET value = '3' WHERE name = 'schema';";
+
 #[tokio::test]
-async fn the_layouts_between_are_upgraded() {
-    let back_to_3 =
-        "DROP TABLE api_key; ALTER TABLE run DROP COLUMN traceparent; ALTER TABLE run DROP COLUMN tracestate;";
-    let back_to_2 = "ALTER TABLE run DROP COLUMN cancel; ALTER TABLE run DROP COLUMN log_from;";
-    for (version, back) in [(2, format!("{back_to_3}{back_to_2}")), (3, back_to_3.to_owned())] {
-        let dir = tempfile::tempdir().unwrap();
-        drop(open(dir.path()).unwrap());
-        let before = format!("{back} UPDATE meta SET value = '{version}' WHERE name = 'schema';");
-        database(dir.path()).execute_batch(&before).unwrap();
+async fn the_layouts_before_this_one_are_upgraded() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()).unwrap());
+    for undo in [UNDO_4.to_owned(), format!("{UNDO_4}{UNDO_3}")] {
         let store = open(dir.path()).unwrap();
-        let run = created(store.enqueue(first("s")).await.unwrap()).run_id;
-        assert!(matches!(store.cancel(&run).await.unwrap(), Cancelled::Ended(_)));
-        assert!(store.keys(None).await.unwrap().unwrap().keys.is_empty(), "version {version}");
+        let waiting = created(store.enqueue(first(&undo.len().to_string())).await.unwrap()).run_id;
+        drop(store);
+        database(dir.path()).execute_batch(&undo).unwrap();
+        let store = open(dir.path()).unwrap();
+        assert!(matches!(store.cancel(&waiting).await.unwrap(), Cancelled::Ended(_)));
+        assert!(store.gates(&Default::default()).await.unwrap().gates.is_empty());
+        assert!(store.keys(None).await.unwrap().unwrap().keys.is_empty());
     }
 }
 

@@ -10,6 +10,7 @@
 
 pub mod accept;
 pub mod cancel;
+pub mod gates;
 pub mod keys;
 pub mod log;
 pub mod model;
@@ -27,6 +28,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use torpor_core::entry::Body;
+use torpor_core::gate::GateStore;
 use torpor_core::log::{AppendError, SessionLog};
 use torpor_core::queue::{Enqueued, Lease, NewRun, WorkQueue};
 use torpor_core::run::{Record, RunStore};
@@ -82,6 +84,8 @@ pub struct Fixture {
     pub queue: Arc<dyn WorkQueue>,
     /// Its records.
     pub runs: Arc<dyn RunStore>,
+    /// Its gates.
+    pub gates: Arc<dyn GateStore>,
     /// How long its leases last.
     pub lease: Duration,
     /// How long it keeps terminal records; longer than a few leases.
@@ -186,7 +190,7 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("this should have happened long ago")
 }
 
-/// Expands into one test per promise of the three store seams. `$fresh` is the path of an
+/// Expands into one test per promise of the store seams. `$fresh` is the path of an
 /// `async fn() -> Fixture`.
 #[macro_export]
 macro_rules! conformance {
@@ -255,6 +259,23 @@ macro_rules! conformance {
             the_next_owner_hears_of_a_cancel
             a_started_run_that_waits_is_handed_out_to_be_ended
             waiting_for_cancels_ends_in_time
+        ]);
+        $crate::conformance_cases!($fresh, gates: [
+            a_gate_parks_its_run
+            mistaken_gates_are_refused_whole
+            a_verdict_is_an_entry_and_wakes_the_run
+            a_verdict_wakes_those_who_wait
+            several_gates_are_decided_one_by_one
+            a_second_verdict_has_no_effect
+            one_of_racing_verdicts_stands
+            an_abort_closes_the_other_gates
+            a_gate_expires_by_itself
+            a_cancel_closes_the_gates
+            a_gate_does_not_hold_a_cancelled_run
+            the_session_waits_behind_its_gate
+            an_interrupt_goes_first
+            gates_are_listed
+            a_repeated_gate_is_stored_once
         ]);
         $crate::conformance_cases!($fresh, runs: [
             an_unknown_run_has_no_record
@@ -355,6 +376,7 @@ mod tests {
             ("accept", include_str!("conformance/accept.rs")),
             ("queue", include_str!("conformance/queue.rs")),
             ("cancel", include_str!("conformance/cancel.rs")),
+            ("gates", include_str!("conformance/gates.rs")),
             ("runs", include_str!("conformance/runs.rs")),
             ("sandbox", include_str!("conformance/sandbox.rs")),
             ("model", include_str!("conformance/model.rs")),

@@ -5,6 +5,7 @@
 
 use torpor_core::entry::{Body, RunTotals, ToolEnding};
 use torpor_core::envelope::Spec;
+use torpor_core::gate::Question;
 use torpor_core::log::Append;
 use torpor_core::message::ToolResult;
 use torpor_core::outcome::Outcome;
@@ -35,6 +36,7 @@ pub fn first(session: &str) -> NewRun {
         expects: Expects::New,
         not_before: None,
         priority: 0,
+        interrupt: false,
         claim_for: None,
         trace: None,
     }
@@ -104,6 +106,14 @@ pub fn progress(lease: &Lease) -> Body {
 #[must_use]
 pub fn checkpoint(keep_from: u64) -> Body {
     Body::Checkpoint { summary: "before".into(), keep_from: Position(keep_from), open_run: None }
+}
+
+/// The question that parks a run.
+#[must_use]
+pub fn gate(lease: &Lease, gate: u64, expires_at: Option<Timestamp>) -> Body {
+    let question =
+        Question { summary: format!("gate {gate}"), proposed_action: "do it".into(), call: None };
+    Body::GateRequested { run: lease.record.run_id.clone(), gate, tool_use: "use-1".into(), question, expires_at }
 }
 
 /// The end of a run.

@@ -8,13 +8,13 @@ use crate::clock::Timestamp;
 /// The object under inspection.
 pub(super) struct Fields {
     left: Map<String, Value>,
-    prefix: &'static str,
+    prefix: String,
     problems: Vec<Problem>,
 }
 
 impl Fields {
-    pub(super) fn new(map: Map<String, Value>, prefix: &'static str) -> Self {
-        Self { left: map, prefix, problems: Vec::new() }
+    pub(super) fn new(map: Map<String, Value>, prefix: impl Into<String>) -> Self {
+        Self { left: map, prefix: prefix.into(), problems: Vec::new() }
     }
 
     /// Whether nothing has been found wrong so far.
@@ -120,6 +120,13 @@ impl Fields {
         })
     }
 
+    pub(super) fn array(&mut self, name: &str) -> Option<Vec<Value>> {
+        self.typed(name, "an array", |v| match v {
+            Value::Array(a) => Ok(a),
+            other => Err(other),
+        })
+    }
+
     pub(super) fn object(&mut self, name: &str) -> Option<Map<String, Value>> {
         self.typed(name, "an object", |v| match v {
             Value::Object(m) => Ok(m),
@@ -139,7 +146,7 @@ impl Fields {
 }
 
 /// The value in a few characters, for a message.
-fn describe(v: &Value) -> String {
+pub(super) fn describe(v: &Value) -> String {
     match v {
         Value::Object(_) => "an object".into(),
         Value::Array(_) => "an array".into(),

@@ -46,8 +46,22 @@ fn every_problem_is_named() {
         (json!({"item": {"item_id": "a", "file": "b"}}), "item.pattern: is required"),
         (json!({"prompt": "x", "webhook": {"url": "http://x"}}), "webhook: is not supported by this version"),
         (
-            json!({"item": {"item_id": "a", "file": "b", "pattern": "c", "require_approval": true}}),
-            "item.require_approval: is not supported by this version",
+            json!({"item": {"item_id": "a", "file": "b", "pattern": "c", "require_approval": "yes"}}),
+            "item.require_approval: must be true or false, got \"yes\"",
+        ),
+        (json!({"prompt": "x", "approvals": {}}), "approvals: must be an array, got an object"),
+        (
+            json!({"prompt": "x", "approvals": ["bash"]}),
+            "approvals[0]: must be an object {tool, pattern?}, got \"bash\"",
+        ),
+        (json!({"prompt": "x", "approvals": [{"tool": "bash"}, {"pattern": "a"}]}), "approvals[1].tool: is required"),
+        (
+            json!({"prompt": "x", "decision": {"gateId": 0, "action": "maybe"}}),
+            "decision.action: must be approve, reject or abort, got \"maybe\"",
+        ),
+        (
+            json!({"prompt": "x", "decision": {"gateId": "0", "action": "approve"}}),
+            "decision.gateId: must be an integer of at least 0, got \"0\"",
         ),
     ] {
         assert_eq!(problems(envelope.clone()), [want], "{envelope}");
@@ -97,4 +111,25 @@ proptest! {
             Err(Invalid(p)) => prop_assert!(!p.is_empty()),
         }
     }
+}
+
+#[test]
+fn rules_and_a_verdict_are_read() {
+    let e = parse(json!({"prompt": "x", "approvals": [{"tool": "bash", "pattern": "^git push"}, {"tool": "*"}],
+        "decision": {"gateId": 2, "action": "reject", "feedback": "not on a Friday"}}))
+    .unwrap();
+    assert_eq!(e.spec.approvals[0], Rule { tool: "bash".into(), pattern: Some("^git push".into()) });
+    assert_eq!(e.spec.approvals[1], Rule { tool: "*".into(), pattern: None });
+    let verdict = e.decision.unwrap();
+    assert_eq!(verdict.gate, Some(2));
+    assert_eq!(verdict.decision.feedback.as_deref(), Some("not on a Friday"));
+}
+
+#[test]
+fn what_needs_approval_never_becomes_less_in_a_session() {
+    let rule = |tool: &str| Rule { tool: tool.into(), pattern: None };
+    let first = Spec { approvals: vec![rule("bash")], ..Spec::prompt("a") };
+    let mut next = Spec { approvals: vec![rule("write"), rule("bash")], ..Spec::prompt("b") };
+    next.inherit(&first.wishes());
+    assert_eq!(next.approvals, [rule("bash"), rule("write")]);
 }

@@ -1,0 +1,199 @@
+use serde_json::json;
+use torpor_core::message::Usage;
+
+use super::*;
+
+fn answered(run: &RunId, uses: &[(&str, &str)], stop: StopReason) -> Body {
+    let blocks = uses
+        .iter()
+        .map(|(id, name)| Block::ToolUse { id: (*id).into(), name: (*name).into(), input: json!({}) })
+        .collect();
+    let usage = Usage { input: 10, output: 1, ..Usage::default() };
+    Body::ModelAnswered { run: run.clone(), message: Assistant { blocks, stop, usage }, attempts: 1 }
+}
+
+fn started(run: &RunId) -> Body {
+    Body::RunStarted {
+        run: run.clone(),
+        prompt: "go".into(),
+        model: "m".into(),
+        workdir: None,
+        tools: vec!["bash".into()],
+    }
+}
+
+fn requested(run: &RunId) -> Body {
+    Body::ModelRequested { run: run.clone(), fingerprint: String::new(), estimate: 100 }
+}
+
+fn ended(run: &RunId, tool_use: &str, call: Option<Position>) -> Body {
+    Body::ToolEnded {
+        run: run.clone(),
+        tool_use: tool_use.into(),
+        call,
+        ending: ToolEnding::Finished,
+        result: ToolResult::text(tool_use),
+    }
+}
+
+fn fold(run: &RunId, bodies: &[Body]) -> State {
+    let mut state = State::new(run.clone());
+    for (i, b) in bodies.iter().enumerate() {
+        state.apply(Position(i as u64 + 1), Timestamp(0), b);
+    }
+    state
+}
+
+#[test]
+fn results_come_in_the_order_of_the_calls_not_of_their_endings() {
+    let run = RunId::generate();
+    let state = fold(
+        &run,
+        &[
+            started(&run),
+            requested(&run),
+            answered(&run, &[("a", "bash"), ("b", "bash")], StopReason::ToolUse),
+            ended(&run, "b", None),
+            ended(&run, "a", None),
+        ],
+    );
+    let Some(Message::Tools(results)) = state.messages.last() else { panic!("{:?}", state.messages) };
+    assert_eq!(results.iter().map(|r| r.0.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    assert!(state.open.is_empty());
+}
+
+#[test]
+fn uses_with_the_same_id_are_told_apart_by_their_intents() {
+    let run = RunId::generate();
+    let intent = |id: &str| Body::ToolRequested {
+        run: run.clone(),
+        tool_use: id.into(),
+        name: "bash".into(),
+        input: json!({}),
+        sandbox: None,
+    };
+    let state = fold(
+        &run,
+        &[
+            started(&run),
+            requested(&run),
+            answered(&run, &[("x", "bash"), ("x", "bash")], StopReason::ToolUse),
+            intent("x"),
+            intent("x"),
+            ended(&run, "x", Some(Position(5))),
+        ],
+    );
+    assert_eq!(state.open[0].result, None);
+    assert!(state.open[1].result.is_some());
+}
+
+#[test]
+fn an_intent_never_belongs_to_a_use_that_was_refused() {
+    let run = RunId::generate();
+    let intent = Body::ToolRequested {
+        run: run.clone(),
+        tool_use: "x".into(),
+        name: "bash".into(),
+        input: json!({}),
+        sandbox: None,
+    };
+    let state = fold(
+        &run,
+        &[
+            started(&run),
+            requested(&run),
+            answered(&run, &[("x", "fly"), ("x", "bash")], StopReason::ToolUse),
+            ended(&run, "x", None),
+            intent,
+        ],
+    );
+    assert_eq!(state.open[0].intent, None);
+    assert_eq!(state.calls_under_way(), [Position(5)]);
+}
+
+#[test]
+fn a_request_that_was_cut_off_counts_as_spent() {
+    let run = RunId::generate();
+    let state =
+        fold(&run, &[started(&run), requested(&run), requested(&run), answered(&run, &[], StopReason::EndTurn)]);
+    assert_eq!((state.spent.turns, state.spent.usage.input), (2, 110));
+}
+
+#[test]
+fn calls_that_an_ended_run_left_open_are_answered_before_the_next_turn() {
+    let (first, second) = (RunId::generate(), RunId::generate());
+    let state = fold(
+        &second,
+        &[
+            started(&first),
+            requested(&first),
+            answered(&first, &[("a", "bash")], StopReason::ToolUse),
+            Body::RunEnded { run: first.clone(), outcome: Outcome::Cancelled {}, spent: RunTotals::default() },
+            started(&second),
+        ],
+    );
+    assert!(matches!(&state.messages[2], Message::Tools(r) if r[0].1.is_error));
+    assert!(matches!(&state.messages[3], Message::User(_)));
+    assert_eq!(state.outcome, None);
+    assert_eq!(state.spent.turns, 0);
+}
+
+#[test]
+fn a_checkpoint_stands_in_for_what_came_before() {
+    let run = RunId::generate();
+    let usage = Usage { input: 70, ..Usage::default() };
+    let open = OpenRun {
+        run: run.clone(),
+        started_at: Timestamp(5),
+        model: "m".into(),
+        workdir: None,
+        tools: vec!["bash".into()],
+        spent: RunTotals { turns: 7, usage },
+        refused_verdict: false,
+        approved: false,
+        parked_ms: 0,
+    };
+    let entry = |position: u64, body: Body| Entry {
+        position: Position(position),
+        at: Timestamp(0),
+        epoch: Default::default(),
+        body,
+    };
+    let tail = [
+        entry(90, answered(&run, &[], StopReason::EndTurn)),
+        entry(91, Body::Checkpoint { summary: "so far".into(), keep_from: Position(90), open_run: Some(open) }),
+        entry(92, requested(&run)),
+    ];
+    let state = State::replay(run, &tail);
+    assert_eq!(state.messages[0], Message::User("so far".into()));
+    assert_eq!(state.messages.len(), 2);
+    assert_eq!((state.spent.turns, state.spent.usage.input), (8, 70));
+    assert_eq!(state.started.as_ref().map(|s| s.at), Some(Timestamp(5)), "the run has begun already");
+}
+
+#[test]
+fn a_cut_is_never_between_a_call_and_its_result_and_never_gains_nothing() {
+    let run = RunId::generate();
+    let mut log = vec![started(&run)];
+    for id in ["a", "b", "c"] {
+        log.extend([requested(&run), answered(&run, &[(id, "bash")], StopReason::ToolUse), ended(&run, id, None)]);
+    }
+    let state = fold(&run, &log);
+    assert_eq!(state.messages.len(), 7);
+    for keep in 0..200 {
+        let Some(cut) = state.cut(keep) else { continue };
+        assert!(matches!(state.messages[cut.index], Message::Assistant(_)), "keep {keep}: {}", cut.index);
+        assert!(cut.index > 0);
+    }
+    assert_eq!(state.cut(0).map(|c| c.index), Some(5), "the latest call and its result stay");
+    let only_a_summary = fold(
+        &run,
+        &[
+            started(&run),
+            requested(&run),
+            answered(&run, &[], StopReason::EndTurn),
+            Body::Checkpoint { summary: "s".into(), keep_from: Position(3), open_run: None },
+        ],
+    );
+    assert!(only_a_summary.cut(0).is_none());
+}
