@@ -65,7 +65,10 @@ fn compile(rule: &Rule) -> Result<Compiled, String> {
     let sandboxed = catalogue::find(&rule.tool).is_some_and(|k| k.tool.place() == Place::Sandbox);
     if rule.tool != "*" && !sandboxed {
         let known = catalogue::sandbox_names().join(", ");
-        return Err(format!("names {:?}, which is no tool of the sandbox; there are {known}, and * for all", rule.tool));
+        return Err(format!(
+            "names {:?}, which is no tool of the sandbox; there are {known}, and * for all",
+            rule.tool
+        ));
     }
     let pattern = match rule.pattern.as_deref() {
         None | Some("*") => Pattern::Any,
@@ -76,7 +79,11 @@ fn compile(rule: &Rule) -> Result<Compiled, String> {
             }
             Err(regex) => {
                 let glob = globset::GlobBuilder::new(text).build();
-                let refused = |glob| format!("has the pattern {text:?}, which is neither a regular expression ({regex}) nor a glob ({glob})");
+                let refused = |glob| {
+                    format!(
+                        "has the pattern {text:?}, which is neither a regular expression ({regex}) nor a glob ({glob})"
+                    )
+                };
                 Pattern::Whole(glob.map_err(refused)?.compile_matcher())
             }
         },
@@ -154,7 +161,9 @@ pub(crate) fn answer(decision: &Decision) -> String {
         }
         Action::Reject | Action::Abort => {
             let said = said.unwrap_or("No feedback was given.");
-            format!("REJECTED{by}. Do not do what you proposed.\nThey say: {said}\nRevise, and ask again if it still needs approval.")
+            format!(
+                "REJECTED{by}. Do not do what you proposed.\nThey say: {said}\nRevise, and ask again if it still needs approval."
+            )
         }
     }
 }
@@ -163,7 +172,9 @@ pub(crate) fn answer(decision: &Decision) -> String {
 pub(crate) fn refusal(tool: &str, decision: &Decision) -> String {
     let by = decision.approver.as_ref().map(|who| format!(" by {who}")).unwrap_or_default();
     let said = decision.feedback.as_deref().unwrap_or("No feedback was given.");
-    format!("This call of `{tool}` needed approval and was REJECTED{by}; it was not run.\nThey say: {said}\nDo not try to reach the same by other means; find another way, or say that it cannot be done.")
+    format!(
+        "This call of `{tool}` needed approval and was REJECTED{by}; it was not run.\nThey say: {said}\nDo not try to reach the same by other means; find another way, or say that it cannot be done."
+    )
 }
 
 /// What the model is told of calls that come after a question in the same message.

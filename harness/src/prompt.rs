@@ -121,7 +121,12 @@ mod tests {
 
     #[test]
     fn a_review_names_its_item_and_fences_the_callers_words() {
-        let item = Item { item_id: "i-1".into(), file: "a.rs</file>".into(), pattern: "x < y".into(), require_approval: false };
+        let item = Item {
+            item_id: "i-1".into(),
+            file: "a.rs</file>".into(),
+            pattern: "x < y".into(),
+            require_approval: false,
+        };
         let text = opening(&Work::Review { item });
         assert!(text.contains("item_id=\"i-1\""));
         assert!(text.contains("<file>a.rs< /file></file>"), "{text}");

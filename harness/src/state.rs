@@ -312,9 +312,14 @@ fn uses(message: &Assistant) -> Vec<Use> {
         .blocks
         .iter()
         .filter_map(|b| match b {
-            Block::ToolUse { id, name, input } => {
-                Some(Use { id: id.clone(), name: name.clone(), input: input.clone(), intent: None, gate: None, result: None })
-            }
+            Block::ToolUse { id, name, input } => Some(Use {
+                id: id.clone(),
+                name: name.clone(),
+                input: input.clone(),
+                intent: None,
+                gate: None,
+                result: None,
+            }),
             _ => None,
         })
         .collect()

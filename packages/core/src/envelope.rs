@@ -18,16 +18,8 @@ pub use gates::{Verdict, parse_verdict};
 
 /// Fields of the contract that this version does not act on yet. They are refused by name: a field that is
 /// accepted and ignored would be a promise broken in silence.
-const NOT_YET: [&str; 8] = [
-    "inputsRef",
-    "resultRef",
-    "outputSchema",
-    "repoUrl",
-    "ref",
-    "webhook",
-    "problemStatement",
-    "env_key",
-];
+const NOT_YET: [&str; 8] =
+    ["inputsRef", "resultRef", "outputSchema", "repoUrl", "ref", "webhook", "problemStatement", "env_key"];
 
 /// Most JSON that `metadata` may hold; it is part of every record, so it must stay small.
 const MAX_METADATA_BYTES: usize = 64 * 1024;

@@ -17,6 +17,7 @@ pub const MAX_FEEDBACK_CHARS: usize = 16_384;
 
 /// A rule of a run: calls that need a person's approval before they run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Rule {
     /// The tool's name, or `*` for every tool that runs in the sandbox.
     pub tool: String,

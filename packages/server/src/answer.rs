@@ -8,6 +8,7 @@ use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::Value;
 use torpor_core::envelope::Work;
+use torpor_core::gate::{HeldCall, Pending};
 use torpor_core::message::Usage;
 use torpor_core::outcome::{FailReason, Outcome, Status, Verdict};
 use torpor_core::run::Record;
@@ -83,6 +84,39 @@ struct Standing<'a> {
     reason: Option<FailReason>,
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<&'a str>,
+    /// The first pending gate, for clients that know of one only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gate_id: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gate: Option<GateShown<'a>>,
+    /// All pending gates.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    gates: Vec<GateShown<'a>>,
+}
+
+/// What a person is asked.
+#[derive(Serialize)]
+pub(crate) struct GateShown<'a> {
+    #[serde(rename = "gateId")]
+    gate_id: u64,
+    summary: &'a str,
+    proposed_action: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    call: Option<&'a HeldCall>,
+    #[serde(rename = "expiresAt", skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
+}
+
+impl<'a> GateShown<'a> {
+    pub(crate) fn of(gate: &'a Pending) -> Self {
+        Self {
+            gate_id: gate.gate,
+            summary: &gate.question.summary,
+            proposed_action: &gate.question.proposed_action,
+            call: gate.question.call.as_ref(),
+            expires_at: gate.expires_at.map(|t| t.rfc3339()),
+        }
+    }
 }
 
 impl<'a> Standing<'a> {
@@ -94,6 +128,9 @@ impl<'a> Standing<'a> {
             stop_reason: None,
             reason: None,
             message: None,
+            gate_id: record.gates.first().map(|g| g.gate),
+            gate: record.gates.first().map(GateShown::of),
+            gates: record.gates.iter().map(GateShown::of).collect(),
         };
         match &record.outcome {
             Some(Outcome::Done { verdict, response, stop_reason }) => {
@@ -145,7 +182,7 @@ pub(crate) fn standing(record: &Record) -> Response {
     json(StatusCode::OK, &Polled { standing: Standing::of(record), run_id: &record.run_id })
 }
 
-/// 200 with how a turn ended; `None` while it has not.
+/// 200 with how a turn ended, or what it waits for; `None` while it does neither.
 pub(crate) fn turn(record: &Record) -> Option<Response> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
@@ -156,25 +193,47 @@ pub(crate) fn turn(record: &Record) -> Option<Response> {
         stop_reason: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
         error_message: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        status: Option<&'static str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        gate_id: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        gate: Option<GateShown<'a>>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        gates: Vec<GateShown<'a>>,
         usage: Tokens,
     }
-    let (response, stop_reason, error_message) = match record.outcome.as_ref()? {
-        Outcome::Done { response, stop_reason, .. } => {
-            (response.as_deref().unwrap_or_default(), stop_reason.as_deref().unwrap_or("end_turn"), None)
-        }
-        Outcome::Failed { message, .. } => ("", "error", Some(message.as_str())),
-        Outcome::Aborted {} => ("", "aborted", Some("The turn was ended by the verdict at a gate.")),
-        Outcome::Cancelled {} => ("", "aborted", Some("The turn was cancelled.")),
+    let paused = record.status == Status::Paused;
+    let (response, stop_reason, error_message) = match &record.outcome {
+        None if paused => ("", "paused", None),
+        None => return None,
+        Some(outcome) => ended_turn(outcome),
     };
+    let standing = Standing::of(record);
     let body = Turn {
         session_id: record.session.session(),
         run_id: &record.run_id,
         response,
         stop_reason,
         error_message,
+        status: paused.then_some(standing.status),
+        gate_id: standing.gate_id,
+        gate: standing.gate,
+        gates: standing.gates,
         usage: record.spent.usage.into(),
     };
     Some(json(StatusCode::OK, &body))
+}
+
+fn ended_turn(outcome: &Outcome) -> (&str, &str, Option<&str>) {
+    match outcome {
+        Outcome::Done { response, stop_reason, .. } => {
+            (response.as_deref().unwrap_or_default(), stop_reason.as_deref().unwrap_or("end_turn"), None)
+        }
+        Outcome::Failed { message, .. } => ("", "error", Some(message.as_str())),
+        Outcome::Aborted {} => ("", "aborted", Some("The turn was ended by the verdict at a gate.")),
+        Outcome::Cancelled {} => ("", "aborted", Some("The turn was cancelled.")),
+    }
 }
 
 /// A run's record.

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use torpor_core::gate::GateStore;
 use torpor_core::key::{self, KeyStore};
 use torpor_core::live::Hub;
 use torpor_core::log::SessionLog;
@@ -21,6 +22,8 @@ pub struct App {
     pub queue: Arc<dyn WorkQueue>,
     /// Where their logs are read, for those who follow them.
     pub log: Arc<dyn SessionLog>,
+    /// Where gates are listed and decided.
+    pub gates: Arc<dyn GateStore>,
     /// Where pieces of answers show up while they stream.
     pub live: Hub,
     /// Where their records are read.

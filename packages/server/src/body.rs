@@ -20,6 +20,11 @@ use crate::submit::Shared;
 /// What is set aside for a body before it comes, in bytes; a length that a client only claims costs nothing.
 const FIRST_RESERVE: usize = 16 * 1024;
 
+/// As [`json`], for routes whose body may be left out: nothing is `null`.
+pub(crate) async fn json_or_nothing(body: Body, shared: &Shared) -> Result<Value, Problem> {
+    if body.is_end_stream() { Ok(Value::Null) } else { json(body, shared).await }
+}
+
 /// Reads a whole body as JSON.
 ///
 /// The answer to one that could not be read closes the connection: what follows on it is unknown.

@@ -24,6 +24,8 @@ pub(crate) struct Event {
     pub(crate) run: Option<RunId>,
     /// Whether it ends that run.
     pub(crate) is_end: bool,
+    /// Whether it is about a gate: the run waits for a person, or did a moment ago.
+    pub(crate) is_gate: bool,
     pub(crate) bytes: Bytes,
 }
 
@@ -114,6 +116,7 @@ fn event(entry: &Entry) -> Event {
         position: entry.position,
         run: entry.body.run().cloned(),
         is_end: matches!(entry.body, Body::RunEnded { .. }),
+        is_gate: matches!(entry.body, Body::GateRequested { .. } | Body::GateDecided { .. }),
         bytes: frame(Some(entry.position), data["type"].as_str().unwrap_or("entry"), &data),
     }
 }

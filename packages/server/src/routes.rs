@@ -20,8 +20,10 @@ use crate::submit::Shared;
 mod alias;
 mod cancel;
 mod events;
+mod gates;
 mod health;
 pub(crate) mod keys;
+mod messages;
 mod metrics;
 mod query;
 mod runs;
@@ -42,6 +44,11 @@ pub(crate) fn build(shared: Arc<Shared>) -> Router {
         .route("/runs/status", get(query::status))
         .route("/runs/{runId}", get(query::record))
         .route("/runs/{runId}/cancel", post(cancel::cancel))
+        .route("/runs/{runId}/approve", post(gates::approve))
+        .route("/runs/{runId}/reject", post(gates::reject))
+        .route("/runs/{runId}/abort", post(gates::abort))
+        .route("/runs/{runId}/messages", post(messages::message))
+        .route("/gates", get(gates::list))
         .route("/runs/{runId}/events", get(events::events))
         .route("/sessions/{id}", get(sessions::summary))
         .route("/sessions/{id}/log", get(sessions::log))

@@ -16,7 +16,7 @@ use torpor_core::run::Record;
 use torpor_core::{RunId, SessionKey, store};
 use tracing::Instrument as _;
 
-use crate::answer::{is_settled, with_run};
+use crate::answer::{is_settled, location, with_run};
 use crate::app::App;
 use crate::auth::Ring;
 use crate::config::Config;
@@ -66,7 +66,8 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    fn new(record: &Record) -> Self {
+    /// For whoever waits for a change of this record.
+    pub(crate) fn new(record: &Record) -> Self {
         Self { run: record.run_id.clone(), session: record.session.clone(), version: record.version, settled: None }
     }
 }
@@ -112,6 +113,15 @@ pub(crate) async fn submit(shared: &Arc<Shared>, new: NewRun, now: bool) -> Resu
             "This very run has been, and its record has expired. Its session still takes turns at `/turn`; to do the \
              work again, send it with a new `sessionId`.",
         )),
+        Accepted::GatePending(record) => {
+            let gates: Vec<u64> = record.gates.iter().map(|g| g.gate).collect();
+            let detail = format!(
+                "The session waits for a verdict: send it to `{at}/approve`, `/reject` or `/abort`, or leave a message \
+                 at `{at}/messages`.",
+                at = location(&record.run_id)
+            );
+            Err(with_run(Problem::new(Code::GatePending, detail), &record.run_id).with("pending", gates.into()))
+        }
         Accepted::Conflict if expects == Expects::New => Err(Problem::new(
             Code::IdempotencyConflict,
             "This `sessionId` or `Idempotency-Key` was used before with another body. Send the same body to get \
@@ -127,6 +137,7 @@ pub(crate) async fn submit(shared: &Arc<Shared>, new: NewRun, now: bool) -> Resu
 
 enum Accepted {
     Run(Ticket),
+    GatePending(Box<Record>),
     Expired,
     Conflict,
     NoSession,
@@ -156,6 +167,7 @@ async fn accept(shared: Arc<Shared>, mut new: NewRun, now: bool) -> Result<Accep
             ticket.settled = is_settled(&record).then_some(record);
             Accepted::Run(ticket)
         }
+        Enqueued::GatePending(record) => Accepted::GatePending(record),
         Enqueued::Expired => Accepted::Expired,
         Enqueued::Conflict => Accepted::Conflict,
         Enqueued::NoSession => Accepted::NoSession,

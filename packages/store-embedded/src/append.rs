@@ -6,8 +6,8 @@ use torpor_core::log::{Append, AppendError, Head, Opened};
 use torpor_core::{Epoch, Position, RunId, SessionKey, Timestamp, store};
 
 use crate::fault::Fault;
-use crate::record::{number, sql, text};
 use crate::gates::{self, Requested};
+use crate::record::{number, sql, text};
 use crate::settle;
 use crate::writer::Batch;
 

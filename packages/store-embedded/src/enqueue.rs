@@ -247,7 +247,8 @@ fn write_session(
     let claimed = place == Place::Claimed;
     let run = new.run_id.as_str();
     let Some(Before { id, mut head, .. }) = before else {
-        let head = Head { position: Position(0), epoch: Epoch(u64::from(claimed)), resume_from: Position(1), next_gate: 0 };
+        let head =
+            Head { position: Position(0), epoch: Epoch(u64::from(claimed)), resume_from: Position(1), next_gate: 0 };
         b.conn
             .prepare_cached(
                 "INSERT INTO session (tenant, session, head, epoch, resume_from, front_run, owned, progressed, \

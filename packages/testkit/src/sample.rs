@@ -111,8 +111,7 @@ pub fn checkpoint(keep_from: u64) -> Body {
 /// The question that parks a run.
 #[must_use]
 pub fn gate(lease: &Lease, gate: u64, expires_at: Option<Timestamp>) -> Body {
-    let question =
-        Question { summary: format!("gate {gate}"), proposed_action: "do it".into(), call: None };
+    let question = Question { summary: format!("gate {gate}"), proposed_action: "do it".into(), call: None };
     Body::GateRequested { run: lease.record.run_id.clone(), gate, tool_use: "use-1".into(), question, expires_at }
 }
 

@@ -172,6 +172,12 @@ impl Config {
         harness.retry.attempts = u32::try_from(r.number("TORPOR_MODEL_ATTEMPTS", 1, 20)).unwrap_or(1);
         harness.limits.tokens = r.optional_number("TORPOR_MAX_TOKENS", 1, u64::MAX);
         harness.limits.seconds = r.optional_number("TORPOR_MAX_SECONDS", 1, 31_536_000);
+        let gate = r.seconds("TORPOR_GATE_SECONDS", 0, 3650 * DAY);
+        harness.gate_ttl = (!gate.is_zero()).then_some(gate);
+        harness.approvals = read_approvals(&mut r);
+        if let Err(e) = harness.check_approvals() {
+            r.problem("TORPOR_APPROVALS", e);
+        }
         let worker = torpor_worker::Config {
             concurrency: usize::try_from(r.number("TORPOR_CONCURRENCY", 1, 100_000)).unwrap_or(1),
             lease,
@@ -270,6 +276,11 @@ fn read_folders(r: &mut Reader<'_>, name: &str) -> Vec<PathBuf> {
         }
     }
     real
+}
+
+fn read_approvals(r: &mut Reader<'_>) -> Vec<torpor_core::gate::Rule> {
+    let expected = "a JSON array of rules {\"tool\": …, \"pattern\": …}";
+    r.parse("TORPOR_APPROVALS", expected, |t| serde_json::from_str(t).ok()).unwrap_or_default()
 }
 
 fn read_data_dir(r: &mut Reader<'_>) -> PathBuf {

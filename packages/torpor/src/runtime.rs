@@ -80,6 +80,7 @@ impl Runtime {
         let app = torpor_server::App {
             queue: store.clone(),
             log: store.clone(),
+            gates: store.clone(),
             live,
             runs: store.clone(),
             keys: keys(config, store.clone())?,

@@ -202,7 +202,7 @@ impl Worker {
                 self.tell(&lease, &outcome);
                 tracing::info!(status = outcome.status().as_str(), "run ended");
             }
-            Ok(LeafEnd::Parked) => tracing::info!(run = %key.run, "the run waits for a person"),
+            Ok(LeafEnd::Parked) => tracing::info!("the run waits for a person"),
             Ok(LeafEnd::HandedBack) => self.release(&lease, Release::HandBack).await,
             Ok(LeafEnd::Busy(why)) => {
                 tracing::info!(why, "the sandbox is busy; the run waits");

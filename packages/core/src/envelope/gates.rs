@@ -95,7 +95,10 @@ fn words(f: &mut Fields) -> (Option<String>, Option<String>) {
     }
     let approver = f.text("approver");
     if approver.as_ref().is_some_and(|t| t.chars().count() > MAX_APPROVER_CHARS || t.chars().any(char::is_control)) {
-        f.problem("approver", format!("must be at most {MAX_APPROVER_CHARS} characters, none of them control characters"));
+        f.problem(
+            "approver",
+            format!("must be at most {MAX_APPROVER_CHARS} characters, none of them control characters"),
+        );
     }
     (feedback.filter(|t| !t.trim().is_empty()), approver.filter(|t| !t.trim().is_empty()))
 }

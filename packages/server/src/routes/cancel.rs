@@ -52,7 +52,8 @@ fn tell(shared: &Shared, record: &Record, asked: Timestamp) {
     }
 }
 
-async fn wait(shared: &Shared, run: &RunId, mut record: Box<Record>) -> Result<Box<Record>, Problem> {
+/// Waits a little for the run's end; the record as it is then.
+pub(crate) async fn wait(shared: &Shared, run: &RunId, mut record: Box<Record>) -> Result<Box<Record>, Problem> {
     let began = shared.app.clock.now();
     while !record.status.is_terminal() {
         let left = WAIT.saturating_sub(shared.app.clock.now().since(began));

@@ -18,7 +18,7 @@ use torpor_core::model::Delta;
 use torpor_core::observe::{Level, Present};
 use torpor_core::problem::Code;
 use torpor_core::run::Record;
-use torpor_core::{Position, store};
+use torpor_core::{Position, Timestamp, store};
 
 use crate::auth::Caller;
 use crate::pages::{Page, frame};
@@ -29,6 +29,10 @@ use crate::submit::Shared;
 
 /// A follower that hears nothing for so long hears a comment, so that nothing on the way closes the connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// A follower of a run that waits for a person is sent away after so long: it must not hold a server up that could
+/// sleep. It comes back with the last id it has seen.
+const PAUSED: Duration = Duration::from_secs(30);
 
 /// One follower of one run.
 struct Stream {
@@ -42,6 +46,8 @@ struct Stream {
     ready: VecDeque<Bytes>,
     /// Where `ready` came from, so that others who need the same find it.
     page: Option<Page>,
+    /// When a follower of a paused run is sent away.
+    until: Option<Timestamp>,
     over: bool,
     _present: Present,
 }
@@ -66,6 +72,7 @@ pub(crate) async fn events(
         sent: sent.or_else(|| (after.0 > 0).then_some(after)),
         ready: VecDeque::new(),
         page: None,
+        until: None,
         over: false,
         _present: present,
     };
@@ -159,6 +166,8 @@ impl Stream {
             self.sent = Some(event.position);
             if event.run.as_ref().is_none_or(|run| *run == self.record.run_id) {
                 self.over |= event.is_end;
+                // After a verdict the run goes on in a moment, or waits for another one.
+                self.until = event.is_gate.then(|| app.clock.now().after(PAUSED));
                 self.ready.push_back(event.bytes.clone());
             }
             if self.over {
@@ -175,10 +184,16 @@ impl Stream {
             self.end_without_entry();
             return Ok(());
         }
+        let left = self.until.map(|until| until.since(app.clock.now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            self.over = true;
+            return Ok(());
+        }
+        let wait = left.unwrap_or(KEEP_ALIVE).min(KEEP_ALIVE);
         tokio::select! {
             biased;
             () = shared.phase.reached(Phase::Hurrying) => self.over = true,
-            head = app.log.wait_beyond(&self.record.session, sent, KEEP_ALIVE) => {
+            head = app.log.wait_beyond(&self.record.session, sent, wait) => {
                 if head? <= sent {
                     self.keep_alive();
                     if let Some(record) = app.runs.get(&self.record.run_id).await? {

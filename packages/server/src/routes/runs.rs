@@ -9,17 +9,19 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use torpor_core::envelope::{self, Envelope, Spec};
+use torpor_core::key::Scope;
 use torpor_core::problem::Code;
 use torpor_core::queue::{Expects, NewRun};
 use torpor_core::{RunId, SessionKey};
 use torpor_harness::Refused;
 
-use crate::answer;
+use crate::answer::{self, is_settled};
 use crate::auth::Caller;
 use crate::body;
 use crate::headers::{idempotency_key, prefers_async};
 use crate::problem::Problem;
-use crate::submit::{self, Key, Shared, check_open};
+use crate::routes::gates;
+use crate::submit::{self, Key, Shared, Ticket, check_open};
 
 /// Tells the client that its preference was followed.
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -38,12 +40,28 @@ pub(crate) async fn submit(
 
     let preferred = prefers_async(&parts.headers);
     let at_once = envelope.run_async || preferred;
-    let ticket = submit::submit(
-        &shared,
-        NewRun { trace: parts.extensions.get().cloned(), ..new_run(&caller, envelope, key)? },
-        !at_once,
-    )
-    .await?;
+    let decision = envelope.decision.clone();
+    if decision.is_some() {
+        caller.needs(Scope::GatesDecide)?;
+    }
+    let new = NewRun { trace: parts.extensions.get().cloned(), ..new_run(&caller, envelope, key)? };
+    let ticket = match decision {
+        // The run must be there: a verdict makes none.
+        Some(_) if shared.app.runs.latest(&new.session).await?.is_none() => {
+            return Err(Problem::new(
+                Code::GateNotFound,
+                "There is no run with this `sessionId` that could have a gate.",
+            ));
+        }
+        Some(verdict) => {
+            let run = submit::submit(&shared, new, false).await?.run;
+            let (_, record) = gates::decide(&shared, &caller, &run, verdict).await?;
+            let mut ticket = Ticket::new(&record);
+            ticket.settled = is_settled(&record).then_some(record);
+            ticket
+        }
+        None => submit::submit(&shared, new, !at_once).await?,
+    };
     let mut response = match (at_once, &ticket.settled) {
         (true, Some(record)) => answer::outcome(record),
         (true, None) => answer::accepted(&ticket.session, &ticket.run),
@@ -98,6 +116,7 @@ fn new_run(caller: &Caller, envelope: Envelope, key: Option<&str>) -> Result<New
         expects: Expects::New,
         not_before: envelope.not_before,
         priority: envelope.priority,
+        interrupt: false,
         claim_for: None,
         trace: None,
     })

@@ -40,7 +40,7 @@ pub(crate) async fn turn(
 
     let tenant = caller.tenant().unwrap_or(DEFAULT_TENANT);
     let (session, expects) = match session_id {
-        Some(id) => (SessionKey::new(tenant, &id), Expects::Existing),
+        Some(id) => (SessionKey::new(tenant, &id), Expects::Ungated),
         None => (SessionKey::new(tenant, &uuid::Uuid::new_v4().to_string()), Expects::New),
     };
     let session = session.map_err(|e| {
@@ -54,6 +54,7 @@ pub(crate) async fn turn(
         expects,
         not_before: None,
         priority: 0,
+        interrupt: false,
         claim_for: None,
         trace: parts.extensions.get().cloned(),
     };

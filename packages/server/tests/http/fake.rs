@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use torpor_core::entry::Entry;
 use torpor_core::entry::RunTotals;
 use torpor_core::envelope::Work;
+use torpor_core::gate::{self, Decide, Decided, GateStore};
 use torpor_core::log::{Append, AppendError, Head, Opened, SessionLog};
 use torpor_core::message::Usage;
 use torpor_core::outcome::{FailReason, Finding, Outcome, Status, Verdict};
@@ -82,6 +83,7 @@ impl Fake {
         App {
             queue: Arc::clone(self) as _,
             log: Arc::clone(self) as _,
+            gates: Arc::clone(self) as _,
             live: Default::default(),
             runs: Arc::clone(self) as _,
             keys: self.keys.clone(),
@@ -233,6 +235,20 @@ impl SessionLog for Fake {
     }
 }
 
+/// Gates are tested with the real store; here there are none.
+#[async_trait]
+impl GateStore for Fake {
+    async fn decide(&self, _: Decide) -> Result<Decided, store::Error> {
+        self.up()?;
+        Ok(Decided::Unknown)
+    }
+
+    async fn gates(&self, _: &gate::Filter) -> Result<gate::Page, store::Error> {
+        self.up()?;
+        Ok(gate::Page { gates: Vec::new(), next: None })
+    }
+}
+
 #[async_trait]
 impl WorkQueue for Fake {
     async fn enqueue(&self, new: NewRun) -> Result<Enqueued, store::Error> {
@@ -252,7 +268,7 @@ impl WorkQueue for Fake {
             let exists = inner.runs.iter().any(|r| r.session == new.session);
             match new.expects {
                 Expects::New if exists => return Ok(Enqueued::Conflict),
-                Expects::Existing if !exists => return Ok(Enqueued::NoSession),
+                Expects::Existing | Expects::Ungated if !exists => return Ok(Enqueued::NoSession),
                 _ => {}
             }
             let busy = inner.runs.iter().any(|r| r.session == new.session && !r.status.is_terminal());
@@ -269,6 +285,7 @@ impl WorkQueue for Fake {
                 ended_at: None,
                 log_from: None,
                 trace: new.trace,
+                gates: Vec::new(),
                 version: 1,
             };
             if let (Some(key), Some(i)) = (key, new.idempotency) {

@@ -47,11 +47,8 @@ pub async fn a_gate_parks_its_run(f: Fixture) {
 /// refused whole.
 pub async fn mistaken_gates_are_refused_whole(f: Fixture) {
     let lease = f.running("s").await;
-    let verdict = Body::GateDecided {
-        run: lease.record.run_id.clone(),
-        gate: 0,
-        decision: Decision::new(Action::Approve),
-    };
+    let verdict =
+        Body::GateDecided { run: lease.record.run_id.clone(), gate: 0, decision: Decision::new(Action::Approve) };
     for batch in [
         vec![gate(&lease, 0, None), note(&lease)],
         vec![gate(&lease, 1, None)],
@@ -68,11 +65,8 @@ pub async fn mistaken_gates_are_refused_whole(f: Fixture) {
 pub async fn a_verdict_is_an_entry_and_wakes_the_run(f: Fixture) {
     let lease = parked(&f, 1).await;
     let run = &lease.record.run_id;
-    let decision = Decision {
-        feedback: Some("go".into()),
-        approver: Some("ann".into()),
-        ..Decision::new(Action::Approve)
-    };
+    let decision =
+        Decision { feedback: Some("go".into()), approver: Some("ann".into()), ..Decision::new(Action::Approve) };
     let asked = Decide { run: run.clone(), gate: Some(0), decision: decision.clone() };
     let Decided::Recorded { gate: 0, position, record } = f.gates.decide(asked).await.unwrap() else {
         panic!("it was pending")
@@ -266,7 +260,9 @@ pub async fn gates_are_listed(f: Fixture) {
     let first = f.gates.gates(&all).await.unwrap();
     assert_eq!(first.gates.iter().map(|g| g.gate.gate).collect::<Vec<_>>(), [2, 1]);
     assert_eq!((&first.gates[0].run, first.gates[0].session.session()), (&run, "s"));
-    assert!(matches!(&first.gates[1].standing, Standing::Decided(d, at) if d.action == Action::Approve && *at > Timestamp(0)));
+    assert!(
+        matches!(&first.gates[1].standing, Standing::Decided(d, at) if d.action == Action::Approve && *at > Timestamp(0))
+    );
     let rest = f.gates.gates(&Filter { cursor: first.next, ..all.clone() }).await.unwrap();
     assert_eq!((rest.gates.len(), rest.next), (1, None));
     assert_eq!(pending(&f).await, [2, 0]);

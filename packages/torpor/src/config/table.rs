@@ -102,6 +102,11 @@ pub(crate) const SETTINGS: &[Setting] = &[
     Setting::new("TORPOR_MAX_ATTEMPTS", "5", "Attempts without progress before a run is given up"),
     Setting::unset("TORPOR_MAX_TOKENS", "Token limit of a run that names none"),
     Setting::unset("TORPOR_MAX_SECONDS", "Time limit of a run that names none"),
+    Setting::unset(
+        "TORPOR_APPROVALS",
+        "Calls that need a person's approval in every run: JSON, for instance `[{\"tool\":\"bash\",\"pattern\":\"^git push\"}]`",
+    ),
+    Setting::new("TORPOR_GATE_SECONDS", "604800", "How long a gate waits before it counts as rejected; 0 is for ever"),
     Setting::new("TORPOR_SYNC_MAX_SECONDS", "280", "How long a synchronous call waits before it is answered 202"),
     Setting::new("TORPOR_BODY_LIMIT_BYTES", "8388608", "Largest request body"),
     Setting::new(
