@@ -139,7 +139,7 @@ impl Rig {
 
     async fn submit(&self, session: &str) -> RunId {
         std::fs::create_dir(self.workspace(session)).unwrap();
-        let item = Item { item_id: "i1".into(), file: "ledger".into(), pattern: "x".into() };
+        let item = Item { item_id: "i1".into(), file: "ledger".into(), pattern: "x".into(), require_approval: false };
         let workspace = self.workspace(session).to_str().unwrap().to_owned();
         let spec = Spec { work: Work::Review { item }, workspace_ref: Some(workspace), ..Spec::prompt("") };
         let new = NewRun { spec, ..first(session) };

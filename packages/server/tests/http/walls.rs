@@ -56,13 +56,17 @@ impl Walled {
 struct Row(&'static str, &'static str, Value, Scope);
 
 fn rows() -> Vec<Row> {
-    use Scope::{Admin, RunsRead, RunsWrite};
+    use Scope::{Admin, GatesDecide, RunsRead, RunsWrite};
     vec![
         Row("POST", "/runs", json!({"prompt": "hi"}), RunsWrite),
         Row("GET", "/runs", Value::Null, RunsRead),
         Row("GET", "/runs/status?sessionId={session}", Value::Null, RunsRead),
         Row("GET", "/runs/{run}", Value::Null, RunsRead),
         Row("POST", "/runs/{run}/cancel", Value::Null, RunsWrite),
+        Row("POST", "/runs/{run}/approve", Value::Null, GatesDecide),
+        Row("POST", "/runs/{run}/reject", Value::Null, GatesDecide),
+        Row("POST", "/runs/{run}/abort", Value::Null, GatesDecide),
+        Row("GET", "/gates", Value::Null, RunsRead),
         Row("GET", "/runs/{run}/events", Value::Null, RunsRead),
         Row("GET", "/sessions/{session}", Value::Null, RunsRead),
         Row("GET", "/sessions/{session}/log", Value::Null, RunsRead),
@@ -74,6 +78,8 @@ fn rows() -> Vec<Row> {
         Row("GET", "/keys", Value::Null, Admin),
         Row("POST", "/keys/{key}/rotate", json!({}), Admin),
         Row("DELETE", "/keys/{key}", Value::Null, Admin),
+        // Last: what it leaves in the queue stays there.
+        Row("POST", "/runs/{run}/messages", json!({"prompt": "hi"}), RunsWrite),
     ]
 }
 
