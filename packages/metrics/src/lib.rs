@@ -173,8 +173,9 @@ impl Metrics {
         page.single("torpor_leaves", "Leaves at work in this process.", &self.leaves);
         let up = if backlog.is_some() { 1.0 } else { 0.0 };
         page.one("torpor_queue_up", "Whether the queue told its counts to this scrape.", Kind::Gauge, &[], up);
-        if let Some(Backlog { ready, waiting, leased, dead }) = backlog {
-            let states = [("ready", ready), ("waiting", waiting), ("leased", leased), ("dead", dead)];
+        if let Some(Backlog { ready, waiting, leased, paused, dead }) = backlog {
+            let states =
+                [("ready", ready), ("waiting", waiting), ("leased", leased), ("paused", paused), ("dead", dead)];
             page.head("torpor_queue_runs", "Runs in the queue by state; dead letters kept are `dead`.", Kind::Gauge);
             for (state, n) in states {
                 page.sample("torpor_queue_runs", &[("state", state)], n as f64);

@@ -64,7 +64,7 @@ fn page() -> String {
     events.extend(FailReason::ALL.map(|r| Event::Ended { status: Status::Failed, reason: Some(r), took: TOOK }));
     events.extend(Called::ALL.map(|ended| Event::ToolCall { span, work, tool: "bash", id: "use", ended }));
     events.iter().for_each(|event| metrics.observe(event));
-    metrics.text(Some(Backlog { ready: 1, waiting: 2, leased: 3, dead: 4 }))
+    metrics.text(Some(Backlog { ready: 1, waiting: 2, leased: 3, paused: 5, dead: 4 }))
 }
 
 #[test]
