@@ -100,6 +100,7 @@ impl<'a> Writer<'a> {
             not_before: None,
             trace: None,
             priority: 0,
+            interrupt: false,
             claim_for: Some(WorkerId::generate("experiments")),
         };
         match store.enqueue(new).await? {
