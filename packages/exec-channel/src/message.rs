@@ -39,6 +39,9 @@ pub struct Hands {
     pub incarnation: String,
     /// How commands are confined: `full`, `reduced` or `unconfined`.
     pub level: String,
+    /// What a session may use, and who holds it to that. For people; names no path.
+    #[serde(default)]
+    pub limits: String,
     /// Process id in the hands' own namespace.
     pub pid: u32,
 }
@@ -170,6 +173,8 @@ pub enum Exit {
     Timeout(u64),
     /// It was cancelled and killed.
     Cancelled,
+    /// Its session went beyond a limit and was ended. The text says which.
+    Over(String),
     /// It could not be started.
     NotStarted,
     /// What became of it is not known. The text says why.

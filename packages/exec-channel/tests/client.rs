@@ -45,7 +45,7 @@ impl Peer {
 
     async fn greet(&mut self) {
         assert_eq!(self.next().await.kind, Kind::Hello);
-        let hands = Some(Hands { incarnation: "i".into(), level: "full".into(), pid: 1 });
+        let hands = Some(Hands { incarnation: "i".into(), level: "full".into(), limits: String::new(), pid: 1 });
         let hello = Hello { protocol: PROTOCOL, program: "peer".into(), settings: None, hands };
         self.send(to_frame(Kind::Hello, 0, &hello)).await;
     }

@@ -35,7 +35,7 @@ pub(crate) fn enter_inner(setup: &Setup) -> io::Result<()> {
         step("namespaces", root::enter_namespaces(setup.network))?;
         root::build(setup)?;
     }
-    step("limits", limits::apply())?;
+    step("limits", limits::apply(setup.processes, setup.file_size))?;
     step("no new privileges", sys::no_new_privileges())?;
     if setup.level == Level::Unconfined {
         return Ok(());

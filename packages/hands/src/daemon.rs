@@ -10,6 +10,7 @@ mod outputs;
 mod remove;
 mod session;
 mod sessions;
+mod usage;
 
 use std::fs::{self, File};
 use std::io;
@@ -26,6 +27,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use crate::cgroup::Home;
 use crate::cli::{ALREADY, READY};
 use crate::confine::sys;
 use crate::domain::Domain;
@@ -39,6 +41,10 @@ use sessions::Sessions;
 const MAX_CONNECTIONS: usize = 1_024;
 /// How often idle things are looked at, unless the orphan time is shorter.
 const TICK: Duration = Duration::from_secs(1);
+/// Pause between two looks at what sessions use.
+const WATCH_PAUSE: Duration = Duration::from_millis(500);
+/// It is so many times as long as the look before it.
+const WATCH_SHARE: u32 = 20;
 
 /// Why a daemon did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +88,8 @@ pub async fn run(settings: Settings, say: impl FnOnce(&str)) -> Result<(), Error
         return if e == rustix::io::Errno::WOULDBLOCK { Err(Error::Already) } else { Err(io_error("lock")(e.into())) };
     }
     let level = choose_level(&settings).await?;
-    let sessions = Sessions::new(settings.clone(), level, asked);
+    let groups = groups(&settings, level).await;
+    let sessions = Sessions::new(settings.clone(), level, asked, groups);
     let _ = fs::remove_file(state.join(socket::NAME)); // of a predecessor that was killed: the lock says it is gone
     let (address, dir) = socket::address(state).map_err(io_error("socket"))?;
     let listener = UnixListener::bind(&address).map_err(io_error(state.join(socket::NAME).display()))?;
@@ -122,25 +129,12 @@ fn prepare(state: &Path) -> Result<std::path::PathBuf, Error> {
 }
 
 async fn choose_level(settings: &Settings) -> Result<Level, Error> {
-    let dir = settings.state.join("probe");
     let mut failures = Vec::new();
     for level in [Level::Full, Level::Reduced, Level::Unconfined] {
         if level < settings.prefer || level > settings.allow {
             continue;
         }
-        let setup = Setup {
-            level,
-            staging: dir.join("root"),
-            workspace: dir.join("workspace"),
-            tmp: dir.join("tmp"),
-            home: dir.join("home"),
-            outputs: dir.join("outputs"),
-            network: settings.network,
-            readable: settings.readable.clone(),
-            path: settings.path.clone(),
-        };
-        make_folders(&setup).map_err(io_error("probe folder"))?;
-        match Domain::start(setup).await {
+        match Domain::start(probe_setup(settings, level)?, None).await {
             Ok(_) => return Ok(level),
             Err(e) => failures.push(format!("`{level}`: {e}")),
         }
@@ -153,6 +147,35 @@ async fn choose_level(settings: &Settings) -> Result<Level, Error> {
          and allow that level by name",
         failures.join("; ")
     )))
+}
+
+/// Where domains get control groups: tried with a domain.
+async fn groups(settings: &Settings, level: Level) -> Result<Home, String> {
+    let home = Home::find(&settings.limits.cgroup, &Settings::new(settings.state.clone()).digest())?;
+    let limits = &settings.limits;
+    let group = home.leaf("probe", limits.memory, limits.processes).map_err(|e| e.to_string())?;
+    let setup = probe_setup(settings, level).map_err(|e| e.to_string())?;
+    Domain::start(setup, Some(group)).await.map(|_| home)
+}
+
+fn probe_setup(settings: &Settings, level: Level) -> Result<Setup, Error> {
+    let dir = settings.state.join("probe");
+    let setup = Setup {
+        level,
+        staging: dir.join("root"),
+        workspace: dir.join("workspace"),
+        tmp: dir.join("tmp"),
+        home: dir.join("home"),
+        outputs: dir.join("outputs"),
+        network: settings.network,
+        readable: settings.readable.clone(),
+        path: settings.path.clone(),
+        processes: settings.limits.processes,
+        file_size: settings.limits.disk,
+        cgroup: None,
+    };
+    make_folders(&setup).map_err(io_error("probe folder"))?;
+    Ok(setup)
 }
 
 /// The folders that a domain is made of.
@@ -170,9 +193,19 @@ async fn serve(listener: &UnixListener, sessions: &Arc<Sessions>, settings: &Set
     let connections = sessions.connections();
     let mut idle_since = Instant::now();
     let mut sweep = None;
+    // Ends with this future; a look that is under way changes nothing by halves.
+    let watching = async {
+        loop {
+            let begun = Instant::now();
+            sessions.watch().await;
+            tokio::time::sleep(WATCH_PAUSE.max(begun.elapsed() * WATCH_SHARE)).await;
+        }
+    };
+    tokio::pin!(watching);
     loop {
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
+            () = &mut watching => {}
             () = sessions.replaced() => return Ok(()),
             _ = tick.tick() => {
                 // Aside: a domain that does not answer holds nobody up. One at a time.

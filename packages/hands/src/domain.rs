@@ -8,7 +8,7 @@ pub(crate) mod handle;
 mod process;
 pub(crate) mod protocol;
 mod tool;
-mod tree;
+pub(crate) mod tree;
 
 pub(crate) use handle::Domain;
 pub(crate) use process::main;

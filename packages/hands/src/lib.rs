@@ -6,6 +6,7 @@
 //! Processes: one **daemon** per state folder; below it one **domain** per session, in which a small init process
 //! forks one worker a call. Only the daemon holds the socket and the journal; nothing a command does reaches them.
 
+pub mod cgroup;
 pub mod cli;
 mod confine;
 pub mod daemon;
@@ -20,7 +21,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 pub use level::Level;
-pub use settings::Settings;
+pub use settings::{Limits, Settings};
 
 /// First argument that makes a program the daemon.
 pub const DAEMON_ARG: &str = "__hands-daemon";

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use crate::cgroup::Choice;
 use crate::level::Level;
 
 /// How long a command may go on without a brain that waits for it, unless told otherwise.
@@ -17,6 +18,28 @@ pub const DEFAULT_ORPHAN: Duration = Duration::from_secs(600);
 pub const DEFAULT_TOOL_LIMIT: Duration = Duration::from_secs(120);
 /// Search path of commands, unless told otherwise.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a session may use. Where control groups can be had, the kernel holds it to memory and processes; disk, and memory
+/// elsewhere, are watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Memory of all its processes, in bytes.
+    pub memory: u64,
+    /// Processes and threads.
+    pub processes: u64,
+    /// Files that it made, in bytes on disk. The largest single file, too.
+    pub disk: u64,
+    /// What must be left free on the disks it writes to, in bytes; below that, commands end and none is started.
+    pub min_free: u64,
+    /// Where control groups are made.
+    pub cgroup: Choice,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { memory: 4 << 30, processes: 2_048, disk: 10 << 30, min_free: 256 << 20, cgroup: Choice::Auto }
+    }
+}
 
 /// Settings of a daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +62,8 @@ pub struct Settings {
     pub readable: Vec<PathBuf>,
     /// Search path of commands.
     pub path: String,
+    /// What a session may use.
+    pub limits: Limits,
 }
 
 impl Settings {
@@ -55,6 +80,7 @@ impl Settings {
             exit_when_idle: false,
             readable: Vec::new(),
             path: DEFAULT_PATH.to_owned(),
+            limits: Limits::default(),
         }
     }
 
@@ -68,6 +94,17 @@ impl Settings {
         pair("--orphan-ms", self.orphan.as_millis().to_string().into());
         pair("--tool-limit-ms", self.tool_limit.as_millis().to_string().into());
         pair("--path", self.path.clone().into());
+        let Limits { memory, processes, disk, min_free, cgroup } = &self.limits;
+        for (flag, value) in
+            [("--memory", memory), ("--processes", processes), ("--disk", disk), ("--min-free", min_free)]
+        {
+            pair(flag, value.to_string().into());
+        }
+        match cgroup {
+            Choice::Auto => {}
+            Choice::Off => pair("--cgroup", "off".into()),
+            Choice::Below(path) => pair("--cgroup", path.clone().into()),
+        }
         self.readable.iter().for_each(|r| pair("--readable", r.clone().into()));
         if self.network {
             args.push("--network".into());
@@ -106,14 +143,26 @@ impl Settings {
                 "--orphan-ms" => out.orphan = milliseconds(&name, value()?)?,
                 "--tool-limit-ms" => out.tool_limit = milliseconds(&name, value()?)?,
                 "--path" => out.path = text(value()?)?,
+                "--memory" => out.limits.memory = number(&name, value()?)?,
+                "--processes" => out.limits.processes = number(&name, value()?)?,
+                "--disk" => out.limits.disk = number(&name, value()?)?,
+                "--min-free" => out.limits.min_free = number(&name, value()?)?,
+                "--cgroup" => {
+                    out.limits.cgroup = match value()? {
+                        v if v == "auto" => Choice::Auto,
+                        v if v == "off" => Choice::Off,
+                        path => Choice::Below(path.into()),
+                    }
+                }
                 "--readable" => out.readable.push(value()?.into()),
                 "--network" => out.network = true,
                 "--exit-when-idle" => out.exit_when_idle = true,
                 _ => return Err(format!("unknown argument `{name}`")),
             }
         }
+        let group = if let Choice::Below(path) = &out.limits.cgroup { Some(("--cgroup", path)) } else { None };
         for (flag, path) in
-            std::iter::once(("--state", &out.state)).chain(out.readable.iter().map(|r| ("--readable", r)))
+            std::iter::once(("--state", &out.state)).chain(group).chain(out.readable.iter().map(|r| ("--readable", r)))
         {
             if !path.is_absolute() {
                 return Err(format!("{flag} must be an absolute path, got `{}`", path.display()));
@@ -128,8 +177,12 @@ fn text(value: OsString) -> Result<String, String> {
 }
 
 fn milliseconds(flag: &str, value: OsString) -> Result<Duration, String> {
+    number(flag, value).map(Duration::from_millis)
+}
+
+fn number(flag: &str, value: OsString) -> Result<u64, String> {
     let given = text(value)?;
-    given.parse().map(Duration::from_millis).map_err(|_| format!("{flag}: `{given}` is no number"))
+    given.parse().map_err(|_| format!("{flag}: `{given}` is no number"))
 }
 
 #[cfg(test)]
@@ -147,6 +200,7 @@ mod tests {
             exit_when_idle: true,
             readable: vec!["/a b".into(), "/opt".into()],
             path: "/bin".into(),
+            limits: Limits { memory: 1, processes: 2, disk: 3, min_free: 4, cgroup: Choice::Below("/c g".into()) },
             ..Settings::new("/state".into())
         };
         assert_eq!(Settings::parse(&s.to_args()), Ok(s));

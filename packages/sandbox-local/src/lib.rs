@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use torpor_core::sandbox::{Error, Forgotten, Open, Sandbox, SandboxTransport};
 use torpor_core::{Epoch, SessionKey};
 use torpor_exec_channel::{Client, Options, Session, Source, message};
-use torpor_hands::{Level, Settings};
+use torpor_hands::{Level, Limits, Settings};
 
 pub use start::Dialer;
 
@@ -40,6 +40,8 @@ pub struct Config {
     pub orphan: Duration,
     /// Search path of commands; `None` for the usual one.
     pub path: Option<String>,
+    /// What a session may use.
+    pub limits: Limits,
     /// The program that becomes the daemon when its first argument is [`torpor_hands::DAEMON_ARG`].
     pub program: PathBuf,
 }
@@ -57,6 +59,7 @@ impl Config {
             network: false,
             orphan,
             path: None,
+            limits: Limits::default(),
             program,
         }
     }
@@ -69,6 +72,7 @@ impl Config {
             orphan: self.orphan,
             exit_when_idle: true,
             readable: self.readable.clone(),
+            limits: self.limits.clone(),
             path: self.path.clone().unwrap_or(defaults.path),
             ..defaults
         }
@@ -107,6 +111,15 @@ impl Local {
     #[must_use]
     pub fn level(&self) -> Level {
         self.level
+    }
+
+    /// What holds commands, without paths or processes: level and limits.
+    ///
+    /// # Errors
+    /// When the hands cannot be reached.
+    pub async fn walls(&self) -> Result<String, Error> {
+        let hands = self.client.hands().await?;
+        Ok(format!("local, level {}, {}", hands.level, hands.limits))
     }
 
     /// Opens a session for streaming: the same as [`SandboxTransport::open`], with the channel's own interface.
@@ -163,8 +176,11 @@ impl SandboxTransport for Local {
 
     async fn probe(&self) -> Result<String, Error> {
         let hands = self.client.hands().await?;
-        let (level, pid, incarnation) = (hands.level, hands.pid, hands.incarnation);
+        let (level, limits, pid, incarnation) = (hands.level, hands.limits, hands.pid, hands.incarnation);
         let socket = self.config.state_dir.join(torpor_hands::socket::NAME);
-        Ok(format!("local hands: level {level}, pid {pid}, incarnation {incarnation}, socket {}", socket.display()))
+        Ok(format!(
+            "local hands: level {level}, {limits}; pid {pid}, incarnation {incarnation}, socket {}",
+            socket.display()
+        ))
     }
 }

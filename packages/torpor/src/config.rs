@@ -56,6 +56,7 @@ pub(crate) struct Config {
     pub(crate) worker: torpor_worker::Config,
     pub(crate) server: torpor_server::Config,
     pub(crate) sandbox: SandboxKind,
+    pub(crate) sandbox_limits: torpor_hands::Limits,
     pub(crate) confinement: Confinement,
     pub(crate) sandbox_network: bool,
     pub(crate) workspace_roots: Vec<PathBuf>,
@@ -211,6 +212,7 @@ impl Config {
             server,
             sandbox,
             confinement,
+            sandbox_limits: read_sandbox_limits(&mut r),
             sandbox_network: r.flag("TORPOR_SANDBOX_NETWORK"),
             workspace_roots,
             sandbox_readable,
@@ -297,6 +299,24 @@ fn read_data_dir(r: &mut Reader<'_>) -> PathBuf {
             );
             PathBuf::new()
         }
+    }
+}
+
+fn read_sandbox_limits(r: &mut Reader<'_>) -> torpor_hands::Limits {
+    use torpor_hands::cgroup::Choice;
+
+    const MIB: u64 = 1 << 20;
+    let choice = |t: &str| match t {
+        "auto" => Some(Choice::Auto),
+        "off" => Some(Choice::Off),
+        path => Some(Choice::Below(path.into())).filter(|_| path.starts_with('/')),
+    };
+    torpor_hands::Limits {
+        memory: r.number("TORPOR_SANDBOX_MEMORY_MIB", 64, MIB * MIB) * MIB,
+        processes: r.number("TORPOR_SANDBOX_PROCESSES", 32, 1_000_000),
+        disk: r.number("TORPOR_SANDBOX_DISK_MIB", 16, MIB * MIB) * MIB,
+        min_free: r.number("TORPOR_SANDBOX_MIN_FREE_MIB", 0, MIB * MIB) * MIB,
+        cgroup: r.parse("TORPOR_SANDBOX_CGROUP", "auto, off or an absolute path", choice).unwrap_or_default(),
     }
 }
 

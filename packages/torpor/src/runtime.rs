@@ -189,6 +189,7 @@ pub(crate) fn sandbox(config: &Config, store_id: &str) -> Result<Option<Arc<torp
         network: config.sandbox_network,
         orphan: config.orphan,
         path: config.sandbox_path.clone(),
+        limits: config.sandbox_limits.clone(),
         ..torpor_sandbox_local::Config::new(config.data_dir.join("hands").join(store_id), program)
     };
     match torpor_sandbox_local::Local::new(local) {
@@ -239,7 +240,7 @@ impl torpor_server::Check for SandboxCheck {
 
     async fn check(&self) -> Result<String, String> {
         // The probe's line names paths and processes: that is for the doctor, not for whoever asks over HTTP.
-        self.0.probe().await.map(|_| format!("local, level {}", self.0.level())).map_err(|e| {
+        self.0.walls().await.map_err(|e| {
             tracing::warn!(error = %e, "the sandbox is not ready");
             "the local hands do not answer".to_owned()
         })

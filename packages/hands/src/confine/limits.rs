@@ -6,9 +6,6 @@ use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Processes and threads of one session. The kernel exempts the machine's root user from the limit, but not from the
-/// number of process ids in a namespace (see `root`).
-pub(super) const PROCESSES: u64 = 2_048;
 /// Open files of one process: soft and hard.
 const FILES: (u64, u64) = (4_096, 65_536);
 /// Largest file in bytes.
@@ -16,13 +13,15 @@ const FILE_SIZE: u64 = 16 * 1024 * 1024 * 1024;
 /// Private writable memory of one process in bytes.
 const MEMORY: u64 = 16 * 1024 * 1024 * 1024;
 
-/// Sets the limits; an existing lower one stays.
-pub(super) fn apply() -> io::Result<()> {
+/// Sets the limits; an existing lower one stays. The kernel exempts the machine's root user from the limit on processes,
+/// but not from the number of process ids in a namespace (see `root`).
+pub(super) fn apply(processes: u64, file_size: u64) -> io::Result<()> {
+    let file_size = file_size.min(FILE_SIZE);
     for (resource, soft, hard) in [
         (Resource::Core, 0, 0),
-        (Resource::Nproc, PROCESSES, PROCESSES),
+        (Resource::Nproc, processes, processes),
         (Resource::Nofile, FILES.0, FILES.1),
-        (Resource::Fsize, FILE_SIZE, FILE_SIZE),
+        (Resource::Fsize, file_size, file_size),
         (Resource::Data, MEMORY, MEMORY),
     ] {
         let now = getrlimit(resource);

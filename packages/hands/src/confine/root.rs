@@ -17,7 +17,6 @@ use rustix::mount::{
 };
 use rustix::thread::UnshareFlags;
 
-use super::limits::PROCESSES;
 use super::step;
 use super::sys::check;
 use crate::domain::protocol::Setup;
@@ -149,7 +148,7 @@ pub(super) fn build(setup: &Setup) -> io::Result<()> {
     symlink("pts/ptmx", at("dev/ptmx"))?;
     fs::create_dir_all(at("proc"))?;
     step("/proc", mount_new(&at("proc"), "proc", noexec, ""))?;
-    limit_process_ids(&at("proc/sys/kernel/pid_max"));
+    limit_process_ids(&at("proc/sys/kernel/pid_max"), setup.processes);
     // To the machine's root user the kernel's settings would be writable.
     step("/proc", attributes(&at("proc"), libc::MOUNT_ATTR_RDONLY))?;
     for dir in ["run", "var", "sys"] {
@@ -217,12 +216,12 @@ fn bind_exact(from: &Path, to: &Path, read_only: bool) -> io::Result<()> {
 
 /// A fork bomb fills its own namespace, not the machine. Linux 6.14 made the setting one of the namespace; before that
 /// it is the machine's and not ours to change.
-fn limit_process_ids(setting: &Path) {
+fn limit_process_ids(setting: &Path, most: u64) {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
     let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if version >= (6, 14) {
-        let _ = fs::write(setting, PROCESSES.to_string()); // the other limits hold where this is refused
+        let _ = fs::write(setting, most.to_string()); // the other limits hold where this is refused
     }
 }
 

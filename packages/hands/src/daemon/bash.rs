@@ -24,6 +24,7 @@ use torpor_tools::output::{BashEnd, format_bash};
 
 use super::call::{Call, KILL_GRACE, TERM_GRACE, tool_end};
 use super::session::Session;
+use super::session::watch::over_memory;
 use crate::domain::protocol::{Job, Report};
 use crate::domain::{Domain, handle::Running};
 use crate::output::{Output, Source};
@@ -38,6 +39,9 @@ const PIPE_GRACE: Duration = Duration::from_millis(200);
 const PIPE_SIZE: usize = 256 * 1024;
 /// Bytes read at a time.
 const READ_SIZE: usize = 256 * 1024;
+
+/// How a shell ends whose last command was killed.
+const KILLED: i32 = 128 + libc::SIGKILL;
 
 /// The input of a command, as its connection hands it on. It ends when the connection does.
 pub(super) struct Input {
@@ -76,23 +80,25 @@ impl<'a> Order<'a> {
 pub(super) async fn run(session: &Session, call: &Arc<Call>) -> Ended {
     let started = async {
         let order = Order::read(call)?;
+        session.may_write("bash").await?;
         let domain = session.domain().await?;
         let output = Arc::new(session.outputs.create(call.position()));
         call.set_output(output.clone());
+        let kills = domain.memory_kills();
         let traceparent = call.trace().map(trace::Context::traceparent);
         let job = Job::Bash { command: order.command.to_owned(), traceparent };
         let pipes = spawn(&domain, &job, call, &output).await;
         let (running, pumps) = pipes.map_err(|e| format!("the command could not be started: {e}"))?;
-        Ok::<_, String>((order, domain, output, running, pumps))
+        Ok::<_, String>((order, domain, output, running, pumps, kills))
     };
-    let (order, domain, output, mut running, mut pumps) = match started.await {
+    let (order, domain, output, mut running, mut pumps, kills) = match started.await {
         Ok(all) => all,
         Err(why) => return tool_end(why, true, Exit::NotStarted),
     };
     let cut = tokio::select! {
         () = running.ended() => None,
         () = sleep(order.timeout) => Some(Exit::Timeout(order.timeout.as_secs_f64().ceil() as u64)),
-        () = call.cancelled() => Some(Exit::Cancelled),
+        () = call.cancelled() => Some(call.cut()),
     };
     if cut.is_some() {
         end(session, &domain, &mut running).await;
@@ -104,7 +110,15 @@ pub(super) async fn run(session: &Session, call: &Arc<Call>) -> Ended {
     };
     let _ = timeout(PIPE_GRACE, drained).await;
     // What is left in the background may go on writing: its pipes are emptied into nothing until it ends.
-    result(session, call, &output, cut, running.report())
+    let report = running.report();
+    let killed = matches!(report, Some(Report::Signalled(libc::SIGKILL) | Report::Exited(KILLED)) | None);
+    let cut = match cut {
+        None if killed && domain.memory_kills() > kills => {
+            Some(Exit::Over(over_memory(session.shared.settings.limits.memory)))
+        }
+        cut => cut,
+    };
+    result(session, call, &output, cut, report)
 }
 
 /// Makes the pipes and hands the command over.
@@ -199,6 +213,8 @@ async fn end(session: &Session, domain: &Arc<Domain>, running: &mut Running) {
 }
 
 fn result(session: &Session, call: &Call, output: &Output, cut: Option<Exit>, report: Option<Report>) -> Ended {
+    // The end of the domain may be noticed before the reason for it.
+    let cut = if report.is_none() { cut.or_else(|| Some(call.cut()).filter(|c| *c != Exit::Cancelled)) } else { cut };
     let summary = output.finish();
     let extent = summary.extent;
     session.outputs.stored(extent.head + extent.tail);
@@ -215,6 +231,7 @@ fn result(session: &Session, call: &Call, output: &Output, cut: Option<Exit>, re
         signal: if let Exit::Signal(signal) = exit { Some(signal) } else { None },
         timed_out_after: if let Exit::Timeout(seconds) = exit { Some(seconds) } else { None },
         aborted: exit == Exit::Cancelled,
+        over: if let Exit::Over(why) = &exit { Some(why) } else { None },
         tail: &summary.tail,
         total_bytes: extent.total,
         total_lines: summary.lines,

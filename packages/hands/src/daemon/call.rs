@@ -36,6 +36,7 @@ pub(super) struct Call {
     output: watch::Sender<Option<Arc<Output>>>,
     ended: watch::Sender<Option<Arc<Ended>>>,
     cancelled: watch::Sender<bool>,
+    over: Mutex<Option<String>>,
     watchers: AtomicU32,
     unwatched: Mutex<Instant>,
     input: Mutex<Option<bash::Input>>,
@@ -60,6 +61,7 @@ impl Call {
             output: watch::Sender::new(None),
             ended: watch::Sender::new(None),
             cancelled: watch::Sender::new(false),
+            over: Mutex::new(None),
             watchers: AtomicU32::new(0),
             unwatched: Mutex::new(Instant::now()),
         }
@@ -115,6 +117,18 @@ impl Call {
     /// Asks it to end.
     pub(super) fn cancel(&self) {
         self.cancelled.send_replace(true);
+    }
+
+    /// Asks it to end because its session went beyond a limit.
+    pub(super) fn end_over(&self, why: &str) {
+        self.over.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| why.to_owned());
+        self.cancel();
+    }
+
+    /// How it ends when it is asked to.
+    pub(super) fn cut(&self) -> Exit {
+        let over = self.over.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        over.map_or(Exit::Cancelled, Exit::Over)
     }
 
     /// Waits until somebody asks it to end. Cancellation safe.
@@ -189,6 +203,11 @@ fn answered(result: ToolResult, exit: Exit) -> Ended {
 
 async fn run_tool(session: &Session, call: &Call) -> Ended {
     let not_started = |e: String| tool_end(e, true, Exit::NotStarted);
+    if has_effects(call.tool())
+        && let Err(why) = session.may_write(call.tool()).await
+    {
+        return not_started(why);
+    }
     let domain = match session.domain().await {
         Ok(domain) => domain,
         Err(e) => return not_started(e),
@@ -203,7 +222,7 @@ async fn run_tool(session: &Session, call: &Call) -> Ended {
     let cut = tokio::select! {
         () = running.ended() => None,
         () = sleep(limit) => Some(Exit::Timeout(seconds)),
-        () = call.cancelled() => Some(Exit::Cancelled),
+        () = call.cancelled() => Some(call.cut()),
     };
     if cut.is_some() {
         domain.terminate(&running).await;
@@ -223,6 +242,7 @@ async fn run_tool(session: &Session, call: &Call) -> Ended {
         }
         (Some(Report::Answer(result)), cut) => answered(result, cut.unwrap_or(Exit::Answered)),
         (Some(Report::NotStarted(why)), _) => not_started(why),
+        (None, Some(Exit::Over(why))) => tool_end(format!("{why} The tool was ended."), true, Exit::Over(why)),
         (_, Some(_)) => aborted(),
         (_, None) => tool_end("The tool was killed before it had an answer".into(), true, Exit::Signal(libc::SIGKILL)),
     }

@@ -4,6 +4,7 @@
 //! whatever it decides is in the journal before anybody acts on it. Must not know: connections, or how a call runs.
 
 mod forget;
+pub(super) mod watch;
 
 use std::collections::HashMap;
 use std::fs;
@@ -57,6 +58,7 @@ pub(super) struct Session {
     dir: PathBuf,
     inner: Mutex<Inner>,
     used: Plain<Instant>,
+    disk: Plain<watch::Disk>,
     pub(super) outputs: Outputs,
     pub(super) turns: Semaphore,
     running: Arc<AtomicUsize>,
@@ -101,7 +103,16 @@ impl Session {
         };
         let (used, outputs) = (Plain::new(Instant::now()), Outputs::new(&dir, shared.level));
         let turns = Semaphore::new(MAX_RUNNING_OF_SESSION);
-        Ok(Arc::new(Self { shared, dir, inner: Mutex::new(inner), used, outputs, turns, running }))
+        Ok(Arc::new(Self {
+            shared,
+            dir,
+            inner: Mutex::new(inner),
+            used,
+            disk: Plain::default(),
+            outputs,
+            turns,
+            running,
+        }))
     }
 
     /// Binds the session to its workspace, and raises the fence.
@@ -306,7 +317,7 @@ impl Session {
         }
         let setup = self.setup(&inner).map_err(|r| r.message)?;
         make_folders(&setup).map_err(|e| format!("the session's folders could not be made: {e}"))?;
-        let domain = Arc::new(Domain::start(setup).await?);
+        let domain = Arc::new(Domain::start(setup, self.shared.group()?).await?);
         inner.domains.retain(|d| !d.has_come());
         inner.domains.push(domain.gone());
         inner.domain = Some(domain.clone());
@@ -343,6 +354,9 @@ impl Session {
             network: settings.network,
             readable: settings.readable.clone(),
             path: settings.path.clone(),
+            processes: settings.limits.processes,
+            file_size: settings.limits.disk,
+            cgroup: None,
         })
     }
 
@@ -377,6 +391,11 @@ impl Session {
     /// How long nobody has asked for anything.
     pub(super) fn rested(&self) -> Duration {
         self.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    /// The process below which its domain is, if it has one, as far as that can be told without waiting.
+    pub(super) fn domain_process(&self) -> Option<i32> {
+        self.inner.try_lock().ok()?.domain.as_ref()?.pid()
     }
 
     /// Whether it has a domain, as far as that can be told without waiting.

@@ -11,6 +11,9 @@ use tokio::sync::{Mutex, Notify, Semaphore};
 use torpor_exec_channel::message::{Code, Hands, Refused};
 
 use super::session::Session;
+use super::usage;
+use crate::cgroup::{Home, Leaf};
+use crate::domain::tree;
 use crate::level::Level;
 use crate::settings::Settings;
 
@@ -34,6 +37,31 @@ pub(super) struct Shared {
     pub(super) level: Level,
     pub(super) incarnation: String,
     pub(super) turns: Semaphore,
+    /// Where the control groups of domains are, or why there are none.
+    pub(super) groups: Result<Home, String>,
+}
+
+impl Shared {
+    /// A control group for a domain that is about to start.
+    pub(super) fn group(&self) -> Result<Option<Leaf>, String> {
+        let Ok(home) = &self.groups else { return Ok(None) };
+        let name = uuid::Uuid::new_v4().simple().to_string();
+        let limits = &self.settings.limits;
+        let leaf = home.leaf(&name, limits.memory, limits.processes);
+        leaf.map(Some).map_err(|e| format!("no control group could be made: {e}"))
+    }
+
+    /// What a session may use, for people.
+    fn limits(&self) -> String {
+        let limits = &self.settings.limits;
+        let (memory, disk, processes) = (limits.memory >> 20, limits.disk >> 20, limits.processes);
+        match &self.groups {
+            Ok(_) => format!("memory {memory} MiB and {processes} processes by control group, disk {disk} MiB watched"),
+            Err(why) => format!(
+                "memory {memory} MiB and disk {disk} MiB watched, {processes} processes by rlimit (no control group: {why})"
+            ),
+        }
+    }
 }
 
 /// See the module's page.
@@ -48,10 +76,10 @@ pub(super) struct Sessions {
 
 impl Sessions {
     /// `asked` is the digest of the settings as they were given.
-    pub(super) fn new(settings: Settings, level: Level, asked: String) -> Arc<Self> {
+    pub(super) fn new(settings: Settings, level: Level, asked: String, groups: Result<Home, String>) -> Arc<Self> {
         let incarnation = uuid::Uuid::new_v4().simple().to_string();
         let turns = Semaphore::new(MAX_RUNNING);
-        let shared = Arc::new(Shared { settings, level, incarnation, turns });
+        let shared = Arc::new(Shared { settings, level, incarnation, turns, groups });
         let (running, connections) = (Arc::default(), Arc::default());
         Arc::new(Self { shared, known: Mutex::default(), running, connections, asked, replaced: Notify::new() })
     }
@@ -88,6 +116,7 @@ impl Sessions {
         Hands {
             incarnation: self.shared.incarnation.clone(),
             level: self.shared.level.to_string(),
+            limits: self.shared.limits(),
             pid: std::process::id(),
         }
     }
@@ -127,6 +156,30 @@ impl Sessions {
         }
         // Whoever holds a session has a second reference to it.
         self.known.lock().await.retain(|_, s| Arc::strong_count(s) > 1 || s.rested() < FORGET_AFTER);
+    }
+
+    /// Holds sessions to their limits.
+    pub(super) async fn watch(&self) {
+        let all: Vec<_> = self.known.lock().await.values().cloned().collect();
+        let all: Vec<_> = all.into_iter().filter_map(|s| s.domain_process().map(|pid| (s, pid))).collect();
+        if all.is_empty() {
+            return;
+        }
+        let mut held = vec![None; all.len()];
+        if self.shared.groups.is_err() {
+            let (roots, most) =
+                (all.iter().map(|(_, pid)| *pid).collect::<Vec<_>>(), self.shared.settings.limits.memory);
+            let look = move || {
+                let sum = |of: &Vec<(i32, u64)>| of.iter().map(|(_, bytes)| bytes).sum::<u64>();
+                // What processes share is counted once only where it matters: that takes long.
+                let exact = |of: Vec<(i32, u64)>| if sum(&of) > most { usage::memory(&of) } else { sum(&of) };
+                tree::resident(&roots).into_iter().map(|of| Some(exact(of))).collect()
+            };
+            held = tokio::task::spawn_blocking(look).await.unwrap_or(held);
+        }
+        for ((session, _), held) in all.into_iter().zip(held) {
+            session.watch(held).await;
+        }
     }
 
     /// Cancels every call and ends every domain.

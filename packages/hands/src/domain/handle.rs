@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use super::protocol::{FromDomain, Job, Report, Setup, ToDomain, memory, read_report, receive, send};
 use crate::DOMAIN_ARG;
+use crate::cgroup::Leaf;
 
 /// How long setting up may take.
 const READY_WITHIN: Duration = Duration::from_secs(20);
@@ -41,6 +42,8 @@ pub(crate) struct Domain {
     serving: tokio::task::AbortHandle,
     stop: Arc<Notify>,
     gone: watch::Receiver<()>, // closed then
+    group: Option<Leaf>,
+    pid: Option<i32>,
 }
 
 /// A worker under way.
@@ -88,7 +91,16 @@ impl Domain {
     ///
     /// # Errors
     /// A text that names the step that failed.
-    pub(crate) async fn start(setup: Setup) -> Result<Self, String> {
+    pub(crate) async fn start(mut setup: Setup, group: Option<Leaf>) -> Result<Self, String> {
+        setup.cgroup = group.as_ref().map(|g| g.path().to_owned());
+        let started = Self::start_in(setup, group.clone()).await;
+        if let (Err(_), Some(group)) = (&started, group) {
+            tokio::spawn(async move { group.end().await });
+        }
+        started
+    }
+
+    async fn start_in(setup: Setup, group: Option<Leaf>) -> Result<Self, String> {
         let failed = |e: io::Error| format!("the sandbox process could not be started: {e}");
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|e| failed(e.into()))?;
@@ -104,7 +116,7 @@ impl Domain {
         // SAFETY: the descriptor is owned by the object that is registered, which never exchanges it.
         #[allow(unsafe_code)]
         let socket = unsafe { AsyncFd::register(ours) }.map_err(|e| failed(e.into()))?;
-        transmit(&socket, &ToDomain::Setup(setup), &[]).await.map_err(failed)?;
+        transmit(&socket, &ToDomain::Setup(Box::new(setup)), &[]).await.map_err(failed)?;
         let first = timeout(READY_WITHIN, next(&socket)).await;
         match first.map_err(|_| format!("the sandbox process was not ready within {READY_WITHIN:?}"))? {
             Ok(Some(FromDomain::Ready)) => {}
@@ -116,12 +128,16 @@ impl Domain {
         let serving = tokio::spawn(serve(socket.clone(), waiting.clone())).abort_handle();
         let stop = Arc::<Notify>::default();
         let (alive, gone) = watch::channel(());
-        let collected = collect(child, stop.clone());
+        let pid = child.id().map(u32::cast_signed);
+        let (collected, end) = (collect(child, stop.clone()), group.clone());
         tokio::spawn(async move {
             let _alive = alive;
             collected.await;
+            if let Some(group) = end {
+                group.end().await;
+            }
         });
-        Ok(Self { socket, waiting, next: AtomicU64::new(1), serving, stop, gone })
+        Ok(Self { group, pid, socket, waiting, next: AtomicU64::new(1), serving, stop, gone })
     }
 
     /// Whether it is gone.
@@ -164,6 +180,16 @@ impl Domain {
     /// Ends everything inside, at once. Calls under way learn that they are gone.
     pub(crate) fn end(&self) {
         self.stop.notify_one();
+    }
+
+    /// The process below which everything inside is.
+    pub(crate) fn pid(&self) -> Option<i32> {
+        self.pid
+    }
+
+    /// How many processes the kernel has killed because of the limit on memory; `None` where it does not hold that.
+    pub(crate) fn memory_kills(&self) -> Option<u64> {
+        self.group.as_ref().map(Leaf::kills)
     }
 
     /// Tells when nothing inside runs any more, also once this is dropped.

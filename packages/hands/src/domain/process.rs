@@ -7,6 +7,7 @@
 //! is what makes it safe to fork and to change namespaces here.
 
 use std::collections::HashMap;
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
@@ -41,6 +42,13 @@ fn outer() -> io::Result<()> {
         return Err(io::Error::other("the daemon went away before it said what to set up"));
     };
     sys::block_signals(&[libc::SIGCHLD, libc::SIGTERM])?;
+    // On a machine that runs out of memory, commands go before the brain and the daemon.
+    let _ = fs::write("/proc/self/oom_score_adj", "1000");
+    if let Some(group) = &setup.cgroup
+        && let Err(e) = fs::write(group.join("cgroup.procs"), "0")
+    {
+        return send(control.as_fd(), &FromDomain::Failed { message: format!("control group: {e}") }, &[]);
+    }
     if let Err(e) = confine::enter_outer(&setup) {
         return send(control.as_fd(), &FromDomain::Failed { message: e.to_string() }, &[]);
     }

@@ -43,6 +43,11 @@ pub(crate) struct Setup {
     pub(crate) network: bool,
     pub(crate) readable: Vec<PathBuf>,
     pub(crate) path: String,
+    /// Most processes and threads, and the largest file in bytes.
+    pub(crate) processes: u64,
+    pub(crate) file_size: u64,
+    /// The control group that the domain is to enter.
+    pub(crate) cgroup: Option<PathBuf>,
 }
 
 /// Where a domain's folders are as seen from inside.
@@ -77,7 +82,7 @@ impl Setup {
 /// From the daemon. The descriptors of `Start`: job, report and, for a command, stdin, stdout, stderr.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToDomain {
-    Setup(Setup),
+    Setup(Box<Setup>),
     Start {
         call: u64,
     },

@@ -21,7 +21,20 @@ pub(super) fn descendants(root: i32) -> Vec<i32> {
 
 /// The same without those in `spared` and what is below them.
 fn descendants_apart(root: i32, spared: &[i32]) -> Vec<i32> {
-    let mut children: HashMap<i32, Vec<(i32, bool)>> = HashMap::new();
+    below(&table(), root, spared).into_iter().map(|p| p.pid).collect()
+}
+
+#[derive(Clone, Copy)]
+struct Process {
+    pid: i32,
+    alive: bool,
+    /// Pages in memory.
+    pages: u64,
+}
+
+/// All processes, by their parents.
+fn table() -> HashMap<i32, Vec<Process>> {
+    let mut children: HashMap<i32, Vec<Process>> = HashMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
@@ -29,22 +42,34 @@ fn descendants_apart(root: i32, spared: &[i32]) -> Vec<i32> {
         let mut fields = stat.rsplit(") ").next().unwrap_or("").split(' ');
         let (state, parent) = (fields.next(), fields.next().and_then(|p| p.parse().ok()));
         if let Some(parent) = parent {
-            children.entry(parent).or_default().push((pid, !matches!(state, Some("Z" | "X"))));
+            let pages = fields.nth(19).and_then(|p| p.parse().ok()).unwrap_or(0);
+            let alive = !matches!(state, Some("Z" | "X"));
+            children.entry(parent).or_default().push(Process { pid, alive, pages });
         }
     }
+    children
+}
+
+/// Those alive below `root`, without those in `spared` and what is below them.
+fn below(all: &HashMap<i32, Vec<Process>>, root: i32, spared: &[i32]) -> Vec<Process> {
     let (mut found, mut open) = (Vec::new(), vec![root]);
     while let Some(parent) = open.pop() {
-        for (pid, alive) in children.remove(&parent).unwrap_or_default() {
-            if spared.contains(&pid) {
-                continue;
-            }
-            open.push(pid);
-            if alive {
-                found.push(pid);
+        for process in all.get(&parent).into_iter().flatten().filter(|p| !spared.contains(&p.pid)) {
+            open.push(process.pid);
+            if process.alive {
+                found.push(*process);
             }
         }
     }
     found
+}
+
+/// The living processes below each root, with the memory in bytes that is in use by each, shared or not.
+pub(crate) fn resident(roots: &[i32]) -> Vec<Vec<(i32, u64)>> {
+    let page = rustix::param::page_size() as u64;
+    let all = table();
+    let of = |root: &i32| below(&all, *root, &[]).into_iter().map(|p| (p.pid, p.pages * page)).collect();
+    roots.iter().map(of).collect()
 }
 
 /// Kills everything below `root`, also what is forked while this goes on (within bounds: a fork bomb that outruns it

@@ -6,5 +6,6 @@ mod calls;
 mod ends;
 mod fence;
 mod forget;
+mod limits;
 mod output;
 mod support;

@@ -19,6 +19,8 @@ pub struct BashEnd<'a> {
     /// The last bytes of the output. For exact results hand over at least [`MAX_BYTES`] of them, if there are so
     /// many, plus a few for a character or line cut in two; more does no harm.
     pub tail: &'a [u8],
+    /// Why it was ended, if its session went beyond a limit.
+    pub over: Option<&'a str>,
     /// Bytes of the whole output.
     pub total_bytes: u64,
     /// Line breaks in the whole output, plus one if something follows the last of them.
@@ -91,6 +93,9 @@ fn stored(end: &BashEnd<'_>) -> String {
 
 /// What is said of the end, unless all is well.
 fn ending(end: &BashEnd<'_>) -> Option<String> {
+    if let Some(why) = end.over {
+        return Some(format!("Command was ended. {why}"));
+    }
     if end.aborted {
         return Some("Command aborted".to_owned());
     }

@@ -37,6 +37,7 @@ fn the_end_of_a_command_is_put_in_words() {
         ),
         (BashEnd { exit: None, timed_out_after: Some(1), ..silent }, "Command timed out after 1 second", true),
         (BashEnd { exit: None, signal: Some(9), aborted: true, ..ok }, "hello\n\nCommand aborted", true),
+        (BashEnd { exit: None, over: Some("Too much."), ..ok }, "hello\n\nCommand was ended. Too much.", true),
         (BashEnd { exit: None, ..silent }, "Command ended, but its exit code is not known", true),
     ] {
         let out = format_bash(&end);
