@@ -409,7 +409,15 @@ pub(crate) fn show_json(raw: &Raw) -> serde_json::Value {
 /// A value without the credentials that a URL may hold.
 fn masked(text: &str) -> String {
     match (text.find("://"), text.rfind('@')) {
-        (Some(scheme), Some(at)) if scheme < at => format!("{}***{}", &text[..scheme + 3], &text[at..]),
+        (Some(scheme), Some(at)) if scheme < at => {
+            format!("{}***{}", &text[..scheme + 3], without_query(&text[at..]))
+        }
+        (Some(_), _) => without_query(text),
         _ => text.to_owned(),
     }
+}
+
+/// A URL up to its query, which often carries a key.
+fn without_query(url: &str) -> String {
+    url.find(['?', '#']).map_or_else(|| url.to_owned(), |at| format!("{}***", &url[..=at]))
 }

@@ -61,7 +61,7 @@ impl Runtime {
             observer: observer.clone(),
         };
         let store = Arc::new(Store::open(&config.data_dir, options).map_err(|e| not_opened(&e))?);
-        let models = torpor_model::Models::new(&config.models).context("model settings")?;
+        let models = torpor_model::Models::new(&config.models).map_err(|e| Error::Usage(setting(&e)))?;
         let sandbox = sandbox(config, store.id())?;
         let live = Hub::default();
         let deps = Deps {
@@ -204,6 +204,16 @@ fn not_opened(e: &store::Error) -> Error {
     } else {
         Error::Other(anyhow::anyhow!("{e}"))
     }
+}
+
+/// A model setting that cannot work, by the name under which people set it. The text never holds a credential.
+fn setting(e: &torpor_model::config::Error) -> String {
+    let name = match e.setting {
+        "models" => "TORPOR_MODEL_LIMITS".to_owned(),
+        limit if limit.ends_with(".max_output_tokens") => "TORPOR_MODEL_MAX_OUTPUT_TOKENS".to_owned(),
+        dotted => dotted.replace('.', "_").to_uppercase(),
+    };
+    format!("{name}: {}", e.problem)
 }
 
 fn host_name() -> String {

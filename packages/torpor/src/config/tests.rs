@@ -112,6 +112,7 @@ fn secrets_are_never_shown() {
         ("ANTHROPIC_AUTH_TOKEN", "tok-canary"),
         ("REDIS_URL", "redis://u:canary@h"),
         ("ANTHROPIC_BASE_URL", "https://u:canary@h/v1"),
+        ("OPENAI_BASE_URL", "https://h/v1?key=canary#canary"),
     ];
     let raw = raw(&env, &[], None);
     let shown = show(&raw) + &show_json(&raw).to_string();
