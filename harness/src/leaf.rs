@@ -143,7 +143,9 @@ pub async fn run_leaf(deps: &Deps, lease: Lease, stop: Stop) -> LeafEnd {
             let end = leaf.drive().await.unwrap_or_else(|stopped| end_of(&run, stopped));
             let span = Span { context: &leaf.trace, parent: leaf.lease.record.trace.as_ref(), took: began.elapsed() };
             let outcome = if let LeafEnd::Ended(outcome) = &end { Some(outcome) } else { None };
-            deps.observer.observe(&Event::Leaf { span, work: work(&leaf.lease), outcome });
+            let model = leaf.state().started.as_ref().and_then(|s| model::Ref::parse(&s.model).ok());
+            let model = model.as_ref();
+            deps.observer.observe(&Event::Leaf { span, work: work(&leaf.lease), model, outcome });
             end
         }
         Err(stopped) => end_of(&run, stopped),

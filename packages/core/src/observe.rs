@@ -167,6 +167,8 @@ pub enum Event<'a> {
         span: Span<'a>,
         /// Whose.
         work: Work<'a>,
+        /// The run's model, once it is known.
+        model: Option<&'a model::Ref>,
         /// The run's outcome if it ended with this leaf.
         outcome: Option<&'a Outcome>,
     },

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use torpor_core::model::Ref;
 
+use crate::watching::spans::{self, Collector};
+
 mod raw;
 mod table;
 #[cfg(test)]
@@ -64,6 +66,8 @@ pub(crate) struct Config {
     pub(crate) sandbox_path: Option<String>,
     pub(crate) orphan: Duration,
     pub(crate) result_ttl: Duration,
+    /// Where spans go, if anywhere.
+    pub(crate) collector: Option<Collector>,
     pub(crate) log: String,
     pub(crate) log_json: bool,
 }
@@ -219,10 +223,27 @@ impl Config {
             sandbox_path: r.text("TORPOR_SANDBOX_PATH").map(str::to_owned),
             orphan: r.seconds("TORPOR_ORPHAN_SECONDS", 1, 30 * DAY),
             result_ttl: r.seconds("TORPOR_RESULT_TTL_SECONDS", 1, 3650 * DAY),
+            collector: read_collector(&mut r),
             log: r.text("TORPOR_LOG").unwrap_or("info").to_owned(),
             log_json: r.one_of("TORPOR_LOG_FORMAT", &[("text", false), ("json", true)]).unwrap_or(false),
         };
         if r.problems.is_empty() { Ok(config) } else { Err(Refused(r.problems)) }
+    }
+}
+
+/// Where spans go: nowhere without an endpoint.
+fn read_collector(r: &mut Reader<'_>) -> Option<Collector> {
+    let text = |name| r.text(name).unwrap_or_default();
+    let endpoint = text("OTEL_EXPORTER_OTLP_ENDPOINT");
+    if endpoint.is_empty() {
+        return None;
+    }
+    match spans::read(endpoint, text("OTEL_EXPORTER_OTLP_HEADERS"), text("OTEL_SERVICE_NAME")) {
+        Ok(collector) => Some(collector),
+        Err((name, problem)) => {
+            r.problem(name, problem);
+            None
+        }
     }
 }
 

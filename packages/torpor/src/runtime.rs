@@ -13,7 +13,6 @@ use torpor_core::clock::{Clock, SystemClock};
 use torpor_core::id::WorkerId;
 use torpor_core::key::{KeyStore, Rate, Record, Scopes, Secret, Wish};
 use torpor_core::live::Hub;
-use torpor_core::observe::Observer;
 use torpor_core::queue::Lease;
 use torpor_core::run::RunStore;
 use torpor_core::sandbox::SandboxTransport;
@@ -25,7 +24,7 @@ use torpor_worker::Worker;
 use crate::cli::Error;
 use crate::config::{Config, Confinement, SandboxKind};
 use crate::keys_file::WithFile;
-use crate::watching;
+use crate::watching::Watching;
 
 mod published;
 
@@ -42,6 +41,7 @@ pub(crate) struct Runtime {
     app: torpor_server::App,
     server: torpor_server::Config,
     data_dir: PathBuf,
+    watching: Watching,
 }
 
 impl Runtime {
@@ -52,8 +52,9 @@ impl Runtime {
     /// [`Error::Unavailable`] when the data folder is in use, or commands cannot be confined on this machine.
     pub(crate) fn open(config: &Config) -> Result<Self, Error> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let metrics = Arc::new(watching::metrics(config));
-        let observer: Arc<dyn Observer> = metrics.clone();
+        let watching = Watching::start(config, &*clock)
+            .map_err(|e| Error::Other(anyhow::anyhow!("spans for a collector: {e}")))?;
+        let observer = watching.observer.clone();
         let options = torpor_store_embedded::Options {
             lease: config.worker.lease,
             result_ttl: config.result_ttl,
@@ -90,10 +91,18 @@ impl Runtime {
             local: Some(Arc::new(InProcess(worker.clone()))),
             checks,
             observer,
-            metrics: Some(Arc::new(watching::Counted(metrics))),
+            metrics: Some(watching.counted.clone()),
             clock,
         };
-        Ok(Self { owner_secret, store, worker, app, server: config.server.clone(), data_dir: config.data_dir.clone() })
+        Ok(Self {
+            owner_secret,
+            store,
+            worker,
+            app,
+            server: config.server.clone(),
+            data_dir: config.data_dir.clone(),
+            watching,
+        })
     }
 
     /// Lets clients on this machine find the server by its data folder, for as long as the answer lives.
@@ -143,6 +152,7 @@ impl Runtime {
         };
         let (served, (), ()) = tokio::join!(server, worker, stop);
         sweeper.abort();
+        self.watching.end().await;
         served.context("the HTTP server failed")
     }
 }

@@ -126,6 +126,9 @@ pub(crate) const SETTINGS: &[Setting] = &[
     Setting::new("TORPOR_DRAIN_SECONDS", "20", "How long running work may finish after SIGTERM"),
     Setting::new("TORPOR_LOG", "info", "Log filter, for instance `info` or `torpor_worker=debug,warn`"),
     Setting::new("TORPOR_LOG_FORMAT", "text", "text or json"),
+    Setting::unset("OTEL_EXPORTER_OTLP_ENDPOINT", "Base URL of a collector that takes spans over OTLP/HTTP (protobuf)"),
+    Setting::secret("OTEL_EXPORTER_OTLP_HEADERS", "Headers for the collector: `name=value`, separated by `,`"),
+    Setting::new("OTEL_SERVICE_NAME", "torpor", "Name under which spans are sent"),
 ];
 
 /// Variables with our prefix that are no settings of this process: the clients' own, and the shared volume's root,
