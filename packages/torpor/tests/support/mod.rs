@@ -100,8 +100,23 @@ impl World {
     }
 
     pub async fn serve(&self) -> Server {
+        let mut command = self.command();
+        command.arg("serve");
+        self.start(command).await
+    }
+
+    /// A server that is not killed when it writes beyond a limit on the size of files: the write fails instead.
+    pub async fn serve_ignoring_file_size(&self) -> Server {
+        let usual = self.command();
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' XFSZ; exec \"$0\" serve"]).arg(usual.as_std().get_program()).env_clear();
+        command.envs(usual.as_std().get_envs().filter_map(|(name, value)| Some((name, value?)))).kill_on_drop(true);
+        self.start(command).await
+    }
+
+    async fn start(&self, mut command: Command) -> Server {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log")).unwrap();
-        let mut child = self.command().arg("serve").stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let out = child.stdout.take().unwrap();
         let line = tokio::time::timeout(LIMIT, BufReader::new(out).lines().next_line()).await.unwrap().unwrap();
         let url = line.as_deref().and_then(|l| l.strip_prefix("torpor is listening on ")).map(str::to_owned);
