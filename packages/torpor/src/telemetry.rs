@@ -1,10 +1,13 @@
 //! Logs to standard error. Nothing here ever carries a credential: settings are logged masked or not at all.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use std::io::IsTerminal as _;
+mod json;
 
 /// Starts logging. A second call in one process changes nothing.
 ///
@@ -15,7 +18,7 @@ pub(crate) fn init(filter: &str, json: bool) -> Result<(), String> {
     let registry = tracing_subscriber::registry().with(filter);
     let fmt = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let _already_started = if json {
-        registry.with(fmt.json()).try_init()
+        registry.with(fmt.fmt_fields(JsonFields::new()).event_format(json::Flat)).try_init()
     } else {
         registry.with(fmt.with_ansi(std::io::stderr().is_terminal()).with_target(false)).try_init()
     };
