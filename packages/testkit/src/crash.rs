@@ -1,14 +1,17 @@
-//! Dying at every single step: wrappers that stop the world before and after each call over a seam.
+//! Dying at every single step, and choosing who takes the next one: wrappers that stop the world before and after each
+//! call over a seam.
 //!
 //! A brain under test runs on wrapped seams that share one [`Fuse`]. When the fuse blows, the call that met it never
-//! returns, as in a process that was killed there; the test drops the brain and starts another on the plain seams.
+//! returns, as in a process that was killed there; the test drops the brain and starts another on the plain seams. A
+//! fuse made by [`Fuse::stepped`] holds every step until the test lets it go on, so that a seed decides how several
+//! brains and their callers interleave.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use torpor_core::entry::Entry;
 use torpor_core::id::{CallId, Epoch, Position, SessionKey};
 use torpor_core::log::{Append, AppendError, Opened, SessionLog};
@@ -23,13 +26,41 @@ pub struct Fuse {
     at: u64,
     taken: AtomicU64,
     blown: watch::Sender<bool>,
+    /// Steps that may be taken; `None` for as many as come.
+    allowed: Option<Semaphore>,
+    /// Steps that wait or were taken.
+    arrived: watch::Sender<u64>,
 }
 
 impl Fuse {
     /// Dies at step `at`, counted from 1; 0 never dies.
     #[must_use]
     pub fn at(at: u64) -> Arc<Self> {
-        Arc::new(Self { at, taken: AtomicU64::new(0), blown: watch::Sender::new(false) })
+        Arc::new(Self::new(at, None))
+    }
+
+    /// Never dies, and takes no step that was not allowed.
+    #[must_use]
+    pub fn stepped() -> Arc<Self> {
+        Arc::new(Self::new(0, Some(Semaphore::new(0))))
+    }
+
+    fn new(at: u64, allowed: Option<Semaphore>) -> Self {
+        let (blown, arrived) = (watch::Sender::new(false), watch::Sender::new(0));
+        Self { at, taken: AtomicU64::new(0), blown, allowed, arrived }
+    }
+
+    /// Lets one step be taken.
+    pub fn allow_one(&self) {
+        if let Some(allowed) = &self.allowed {
+            allowed.add_permits(1);
+        }
+    }
+
+    /// Waits until a step stands here that was not allowed yet. Cancellation safe.
+    pub async fn stands(&self) {
+        let mut arrived = self.arrived.subscribe();
+        let _ = arrived.wait_for(|n| *n > self.taken()).await;
     }
 
     /// Steps taken so far.
@@ -46,6 +77,13 @@ impl Fuse {
 
     /// One step: returns, or never does.
     async fn step(&self) {
+        if let Some(allowed) = &self.allowed {
+            self.arrived.send_modify(|n| *n += 1);
+            // The semaphore is never closed.
+            if let Ok(permit) = allowed.acquire().await {
+                permit.forget();
+            }
+        }
         let n = self.taken.fetch_add(1, Ordering::SeqCst) + 1;
         if self.at != 0 && n >= self.at {
             self.blown.send_replace(true);
