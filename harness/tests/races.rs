@@ -28,7 +28,7 @@ use torpor_testkit::fakes::calls;
 use torpor_testkit::sample::first;
 
 /// Schedules that a usual run of the tests plays.
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 120;
 /// Moves of a schedule, after which everything is let run to its end.
 const MOVES: usize = 60;
 /// How long a gate waits.
