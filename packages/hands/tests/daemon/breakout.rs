@@ -4,63 +4,15 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::json;
-use torpor_exec_channel::Session;
 use torpor_exec_channel::message::Exit;
 use torpor_exec_channel::message::{Open, Workspace};
 use torpor_hands::Level;
 
+use crate::cell::{Cell, c_call, lacks};
 use crate::support::{Daemon, SESSION, bash, call, ok, open, text, until};
-
-/// A daemon at a level, with a session, and things outside that are worth reaching.
-struct Cell {
-    daemon: Daemon,
-    level: Level,
-    session: Session,
-    secret: PathBuf,
-    position: std::sync::atomic::AtomicU64,
-    outside: TcpListener,
-}
-
-impl Cell {
-    /// One a level that works here.
-    async fn all() -> Vec<Self> {
-        let mut cells = Vec::new();
-        for level in [Level::Full, Level::Reduced] {
-            let Some(daemon) = Daemon::with(|s| (s.allow, s.prefer) = (level, level)) else { continue };
-            let session = daemon.open(1).await;
-            let secret = daemon.dir.path().join("secret");
-            fs::write(&secret, "the-secret").unwrap();
-            fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
-            daemon.give(&secret);
-            let outside = TcpListener::bind("127.0.0.1:0").unwrap();
-            cells.push(Self { daemon, level, session, secret, position: 1.into(), outside });
-        }
-        assert!(!cells.is_empty(), "no level of confinement works here");
-        cells
-    }
-
-    fn next(&self) -> u64 {
-        self.position.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
-    }
-
-    async fn bash(&self, command: &str) -> String {
-        bash(&self.session, self.next(), command).await
-    }
-
-    /// The command must fail, and print nothing of what it was after.
-    async fn refused(&self, command: &str) {
-        let ended = call(&self.session, self.next(), "bash", json!({ "command": command })).await;
-        let told = text(&ended);
-        assert_ne!(ended.exit, Exit::Code(0), "{}: `{command}` succeeded: {told}", self.level);
-        for secret in ["the-secret", "do-not-leak", "root:$"] {
-            assert!(!told.contains(secret), "{}: `{command}`: {told}", self.level);
-        }
-    }
-}
 
 #[tokio::test]
 async fn files_outside_cannot_be_read_or_written() {
@@ -275,22 +227,6 @@ async fn devices_can_be_used_but_not_changed() {
     }
 }
 
-/// Whether the attempts of a test cannot be made because a program that makes them is not on this machine. Said loudly:
-/// what was not tried is not shown.
-fn lacks(programs: &[&str]) -> bool {
-    let missing =
-        programs.iter().find(|name| !["/usr/bin", "/bin"].iter().any(|dir| Path::new(dir).join(name).exists()));
-    if let Some(name) = missing {
-        eprintln!("SKIPPED: there is no {name} in /usr/bin");
-    }
-    missing.is_some()
-}
-
-/// Makes a call of the C library, and says what it returned and the error number.
-fn c_call(call: &str) -> String {
-    format!("python3 -c 'import ctypes, os; c = ctypes.CDLL(None, use_errno=True); print({call}, ctypes.get_errno())'")
-}
-
 #[tokio::test]
 async fn processes_and_names_of_the_machine_cannot_be_changed() {
     if lacks(&["python3"]) {
@@ -389,16 +325,6 @@ async fn a_named_workspace_must_lie_below_an_allowed_root() {
     let replaced = call(&session, 1, "bash", json!({ "command": "touch made-outside" })).await;
     assert!(text(&replaced).contains("was replaced by a link"), "{}", text(&replaced));
     assert!(!outside.path().join("rootless/made-outside").exists());
-}
-
-#[tokio::test]
-async fn a_fork_bomb_stays_inside_and_can_be_ended() {
-    let daemon = Daemon::start();
-    let session = daemon.open(1).await;
-    let bomb = json!({ "command": "bomb() { bomb | bomb & }; bomb; sleep 60", "timeout": 0.5 });
-    let ended = call(&session, 1, "bash", bomb).await;
-    assert_eq!(ended.exit, Exit::Timeout(1));
-    assert_eq!(ok(&session, 2, "echo alive").await, "alive");
 }
 
 #[tokio::test]

@@ -109,6 +109,47 @@ async fn nothing_is_started_and_nothing_goes_on_where_the_disk_is_nearly_full() 
     assert_eq!(text(&call(&session, 3, "ls", json!({})).await), "(empty directory)");
 }
 
+/// A disk of its own, which goes with it.
+struct Disk(tempfile::TempDir);
+
+impl Disk {
+    /// `None`, with the reason printed, where the test may not mount one.
+    fn new(bytes: u64) -> Option<Self> {
+        let at = tempfile::tempdir().unwrap();
+        let size = format!("size={bytes}");
+        let mounted =
+            std::process::Command::new("mount").args(["-t", "tmpfs", "-o", &size, "none"]).arg(at.path()).status();
+        if !mounted.is_ok_and(|status| status.success()) {
+            eprintln!("SKIPPED: no disk of a limited size can be mounted");
+            return None;
+        }
+        Some(Self(at))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_fills_the_disk_is_ended_and_what_is_left_serves_to_forget_it() {
+    let Some(disk) = Disk::new(96 * MIB) else { return };
+    let state = disk.0.path().join("state");
+    let daemon = Daemon::with(|s| (s.state, s.limits.min_free) = (state.clone(), 32 * MIB)).unwrap();
+    let session = daemon.open(1).await;
+    // Everything there is, at once.
+    let told = over(&session, 1, "cat /dev/zero > fill 2>/dev/null; sleep 60").await;
+    assert!(told.contains("The disk is nearly full"), "{told}");
+    let refused = call(&session, 2, "bash", json!({ "command": "true" })).await;
+    assert_eq!(refused.exit, Exit::NotStarted, "{}", text(&refused));
+    let forget = torpor_exec_channel::message::Forget { session: SESSION.into(), epoch: torpor_core::Epoch(2) };
+    assert!(daemon.client().forget(forget).await.unwrap().workspace);
+    let session = daemon.open(2).await;
+    assert_eq!(ok(&session, 1, "echo room").await, "room");
+}
+
 #[tokio::test]
 async fn a_fork_bomb_stays_within_its_own_number_of_processes() {
     let limits = Limits { processes: 80, ..Limits::default() };

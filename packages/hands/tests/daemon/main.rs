@@ -3,7 +3,9 @@
 
 mod breakout;
 mod calls;
+mod cell;
 mod ends;
+mod escape;
 mod fence;
 mod forget;
 mod limits;

@@ -23,6 +23,7 @@ pub(crate) struct Daemon {
     pub(crate) dir: tempfile::TempDir,
     child: Child,
     settings: Settings,
+    user: Option<u32>,
 }
 
 impl Daemon {
@@ -32,12 +33,22 @@ impl Daemon {
 
     /// `None`, with the reason printed, where the kernel cannot do what is asked for.
     pub(crate) fn with(change: impl FnOnce(&mut Settings)) -> Option<Self> {
+        Self::as_user(change, user)
+    }
+
+    /// The same as an ordinary user, also where the test runs as root.
+    pub(crate) fn ordinary(change: impl FnOnce(&mut Settings)) -> Option<Self> {
+        Self::as_user(change, |_| rustix::process::geteuid().is_root().then_some(NOBODY))
+    }
+
+    fn as_user(change: impl FnOnce(&mut Settings), user: impl Fn(&Settings) -> Option<u32>) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let mut settings = Settings::new(dir.path().join("state"));
         change(&mut settings);
-        give(dir.path(), &settings);
-        let (child, line) = match spawn(&settings, user(&settings)) {
-            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied && user(&settings).is_some() => {
+        let user = user(&settings);
+        give(dir.path(), user);
+        let (child, line) = match spawn(&settings, user) {
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied && user.is_some() => {
                 eprintln!("SKIPPED: user {NOBODY} cannot reach {}: {e}", env!("CARGO_BIN_EXE_torpor-hands"));
                 return None;
             }
@@ -48,7 +59,7 @@ impl Daemon {
             assert!(line.contains("cannot be confined"), "{line}");
             return None;
         }
-        Some(Self { dir, child, settings })
+        Some(Self { dir, child, settings, user })
     }
 
     pub(crate) fn state(&self) -> &Path {
@@ -57,7 +68,7 @@ impl Daemon {
 
     /// Makes a file the daemon's user's own.
     pub(crate) fn give(&self, path: &Path) {
-        give(path, &self.settings);
+        give(path, self.user);
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -67,7 +78,7 @@ impl Daemon {
     /// `kill -9` and a fresh start on the same folder.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        let (child, line) = spawn(&self.settings, user(&self.settings)).unwrap();
+        let (child, line) = spawn(&self.settings, self.user).unwrap();
         assert_eq!(line, "ready");
         self.child = child;
     }
@@ -104,8 +115,8 @@ fn user(settings: &Settings) -> Option<u32> {
     other.then_some(NOBODY)
 }
 
-fn give(path: &Path, settings: &Settings) {
-    if let Some(user) = user(settings) {
+fn give(path: &Path, user: Option<u32>) {
+    if let Some(user) = user {
         std::os::unix::fs::chown(path, Some(user), Some(user)).unwrap();
     }
 }
