@@ -5,6 +5,7 @@
 mod bash;
 mod crash;
 mod enqueue;
+mod follow;
 mod load;
 mod memory;
 mod output;
@@ -16,7 +17,8 @@ use crate::report::Measure;
 use crate::world::Context;
 
 /// Every row.
-pub(crate) const NAMES: [&str; 9] = ["start", "memory", "turn", "bash", "resume", "output", "enqueue", "load", "crash"];
+pub(crate) const NAMES: [&str; 10] =
+    ["start", "memory", "turn", "bash", "resume", "output", "enqueue", "load", "follow", "crash"];
 
 /// Measures one.
 pub(crate) async fn measure(name: &str, ctx: &Context) -> anyhow::Result<Vec<Measure>> {
@@ -29,6 +31,7 @@ pub(crate) async fn measure(name: &str, ctx: &Context) -> anyhow::Result<Vec<Mea
         "output" => Box::pin(output::measure(ctx)).await,
         "enqueue" => Box::pin(enqueue::measure(ctx)).await,
         "load" => Box::pin(load::measure(ctx)).await,
+        "follow" => Box::pin(follow::measure(ctx)).await,
         "crash" => Box::pin(crash::measure(ctx)).await,
         other => anyhow::bail!("no row is called {other}"),
     }
