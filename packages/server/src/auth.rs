@@ -21,6 +21,7 @@ use crate::submit::Shared;
 mod access;
 mod bucket;
 mod caller;
+mod local;
 mod ring;
 
 use access::{Access, Route};
@@ -53,6 +54,16 @@ pub(crate) async fn guard(State(shared): State<Arc<Shared>>, mut request: Reques
         Ok(caller) => caller,
         Err(problem) => return problem.into_response(),
     };
+    if caller.shown().is_none() && shared.config.local_only && !local::is_meant(request.uri(), request.headers()) {
+        return Problem::new(
+            Code::Forbidden,
+            "This server has no API keys and answers only what is meant for its own machine; `Host` or `Origin` names \
+             another. Make a key with `torpor keys create`, or start it with --insecure-no-auth if something in front \
+             of it authenticates.",
+        )
+        .closing()
+        .into_response();
+    }
     let taken = caller.take(&shared);
     let mut response = match (&taken, check(&caller, access)) {
         (Some(taken), _) if !taken.allowed => too_often(taken).into_response(),

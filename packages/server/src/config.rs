@@ -37,6 +37,9 @@ pub struct Config {
     pub rate: Rate,
     /// Whether callers are asked for an API key although there is none (yet, or any more). Default false.
     pub require_keys: bool,
+    /// Whether, while callers are not asked for a key, only requests are answered whose `Host` and `Origin` (if any) name
+    /// this machine: what keeps web pages in a browser on it out. Default false.
+    pub local_only: bool,
     /// How long one readiness check may take before it counts as failed. Default 2 s.
     pub check_timeout: Duration,
 }
@@ -56,6 +59,7 @@ impl Default for Config {
             drain: Duration::from_secs(25),
             rate: Rate { per_second: 1_000, burst: 2_000 },
             require_keys: false,
+            local_only: false,
             check_timeout: Duration::from_secs(2),
         }
     }

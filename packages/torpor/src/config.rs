@@ -201,6 +201,7 @@ impl Config {
                 per_second: rate(&mut r, "TORPOR_RATE_PER_SECOND"),
                 burst: rate(&mut r, "TORPOR_RATE_BURST"),
             },
+            local_only: bind.ip().is_loopback() && !r.flag("TORPOR_INSECURE_NO_AUTH"),
             require_keys: r.text("TORPOR_API_KEYS_FILE").is_some_and(|t| !t.is_empty()),
             ..torpor_server::Config::default()
         };

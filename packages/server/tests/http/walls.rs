@@ -292,6 +292,28 @@ async fn one_key_of_idempotency_in_two_tenants_makes_two_runs() {
     assert_eq!(w.fake.records().iter().filter(|r| r.session.tenant() == "b").count(), 3);
 }
 
+/// A page in a browser on the server's machine can send to it, and shows where it is from.
+#[tokio::test]
+async fn an_open_server_on_loopback_is_not_for_web_pages() {
+    let w = Walled::new(Config { local_only: true, ..Config::default() });
+    let send = async |path: &str, headers: &[(&str, &str)]| {
+        let method = if path == "/turn" { Method::POST } else { Method::GET };
+        call(&w.app, method, path, headers, r#"{"prompt":"hi"}"#).await
+    };
+    let (here, page, rebound) =
+        (("host", "127.0.0.1:8080"), ("origin", "https://evil.example"), ("host", "evil.example"));
+    for path in ["/turn", "/runs"] {
+        assert_eq!(send(path, &[here]).await.status, 200);
+        assert!(send(path, &[here, page]).await.problem(403, "forbidden").contains("Origin"));
+        send(path, &[rebound]).await.problem(403, "forbidden");
+    }
+    assert_eq!(w.fake.records().len(), 1);
+    assert_eq!(send("/health", &[rebound]).await.status, 200);
+    // Whoever shows a key may come through whatever name and page.
+    let (key, _) = w.key("a", &[Scope::Admin]);
+    assert_eq!(send("/runs", &[rebound, page, ("x-api-key", &key)]).await.status, 200);
+}
+
 #[tokio::test]
 async fn a_server_that_had_keys_never_opens_again() {
     let w = Walled::new(Config::default());
