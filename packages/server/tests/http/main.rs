@@ -7,6 +7,7 @@ mod client;
 mod drain;
 mod fake;
 mod keys;
+mod paused;
 mod queries;
 mod submits;
 mod transport;
