@@ -210,7 +210,7 @@ impl Leaf<'_> {
             let id = CallId { session: session.clone(), position };
             let incarnation = incarnation.unwrap_or_default();
             let (tool, input, trace) = (u.name.clone(), u.input.clone(), Some(self.trace.child()));
-            calls.push((sandbox::Call { id, incarnation, tool, input, trace }, u));
+            calls.push((sandbox::Call { id, incarnation, tool, input, run: Some(self.run()), trace }, u));
         }
         self.writer.commit().await?; // intent before effect
         self.await_wave(&*hands, calls).await

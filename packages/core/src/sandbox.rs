@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::id::{CallId, Epoch, SessionKey};
+use crate::id::{CallId, Epoch, RunId, SessionKey};
 use crate::message::ToolResult;
 use crate::trace;
 
@@ -42,6 +42,8 @@ pub struct Call {
     pub tool: String,
     /// Arguments that passed the tool's schema.
     pub input: Value,
+    /// The run that asks for it, for whoever reads the hands' log.
+    pub run: Option<RunId>,
     /// The span that this call is. A command finds it in its environment as `TRACEPARENT`. An attached call keeps the
     /// one that it was started with.
     pub trace: Option<trace::Context>,

@@ -302,17 +302,17 @@ impl Session {
     /// # Errors
     /// [`Error::Fenced`], or when the hands refuse or cannot be reached.
     pub async fn call(&self, id: CallId, incarnation: String, tool: String, input: Value) -> Result<Ended, Error> {
-        self.traced_call(sandbox::Call { id, incarnation, tool, input, trace: None }).await
+        self.traced_call(sandbox::Call { id, incarnation, tool, input, run: None, trace: None }).await
     }
 
-    /// Like [`Self::call`], as part of a trace.
+    /// Like [`Self::call`], for a run and as part of a trace.
     ///
     /// # Errors
     /// The same.
     pub async fn traced_call(&self, call: sandbox::Call) -> Result<Ended, Error> {
         let (client, epoch) = (&self.client, self.open.epoch);
-        let sandbox::Call { id, incarnation, tool, input, trace } = call;
-        let call = Call { id, epoch, incarnation, tool, input, watch: None, stdin: false, trace };
+        let sandbox::Call { id, incarnation, tool, input, run, trace } = call;
+        let call = Call { id, epoch, incarnation, tool, input, watch: None, stdin: false, run, trace };
         let mut answered = client.ask(Kind::Call, &call, Kind::Ended, epoch).await;
         if let Err(Error::Refused(Refused { code: Code::NotOpen, .. })) = &answered {
             let _: (_, Opened) = client.ask(Kind::Open, &*self.open, Kind::Opened, epoch).await?;
@@ -340,7 +340,8 @@ impl Session {
 
     async fn start(&self, id: CallId, tool: &str, input: Value, from: u64, stdin: bool) -> Result<Exec, Error> {
         let (epoch, incarnation) = (self.open.epoch, self.identity.incarnation.clone());
-        let call = Call { id, epoch, incarnation, tool: tool.to_owned(), input, watch: None, stdin, trace: None };
+        let call =
+            Call { id, epoch, incarnation, tool: tool.to_owned(), input, watch: None, stdin, run: None, trace: None };
         Exec::begin(self.client.clone(), Request::Call(call), epoch, from).await
     }
 

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use torpor_core::message::ToolResult;
-use torpor_core::{CallId, Epoch, trace};
+use torpor_core::{CallId, Epoch, RunId, trace};
 
 use crate::frame::{Frame, Kind};
 
@@ -97,6 +97,9 @@ pub struct Call {
     /// Whether `Stdin` frames follow. Only honoured where the call starts.
     #[serde(default)]
     pub stdin: bool,
+    /// The run that asks for it, for the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunId>,
     /// The trace that it is part of; a command finds it in its environment. Only honoured where the call starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<trace::Context>,

@@ -167,7 +167,11 @@ impl Metrics {
         page.family("torpor_run_duration_seconds", "Time from a run's acceptance to its end.", &self.run_seconds);
         page.single("torpor_run_queue_wait_seconds", "Time from a run's acceptance to its first claim.", &self.waits);
         page.single("torpor_run_claims_total", "Claims of runs.", &self.claims);
-        page.single("torpor_run_takeovers_total", "Claims of runs that another leaf had begun.", &self.takeovers);
+        page.single(
+            "torpor_run_takeovers_total",
+            "Claims of runs that another leaf had begun: after a crash, a drain or a pause.",
+            &self.takeovers,
+        );
         page.single("torpor_leases_lost_total", "Leases lost to another owner.", &self.leases_lost);
         page.single("torpor_dead_letters_total", "Runs given up after attempts without progress.", &self.dead_letters);
         page.single("torpor_leaves", "Leaves at work in this process.", &self.leaves);

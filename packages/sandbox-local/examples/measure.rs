@@ -62,7 +62,7 @@ async fn run(config: Config) -> Result<(), String> {
             position += 1;
             let begun = Instant::now();
             let (id, incarnation) = (id(&session, position), session.identity().incarnation.clone());
-            let call = Call { id, incarnation, tool: tool.into(), input: input.clone(), trace: None };
+            let call = Call { id, incarnation, tool: tool.into(), input: input.clone(), run: None, trace: None };
             Sandbox::call(&session, call).await.map_err(text)?;
             times.push(begun.elapsed());
         }

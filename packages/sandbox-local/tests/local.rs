@@ -61,7 +61,7 @@ async fn open(local: &Local, epoch: u64) -> std::sync::Arc<dyn Sandbox> {
 async fn bash(sandbox: &dyn Sandbox, position: u64, asked: &Identity, command: &str) -> Ended {
     let id = CallId { session: key().digest(), position: Position(position) };
     let (incarnation, input) = (asked.incarnation.clone(), json!({ "command": command }));
-    sandbox.call(Call { id, incarnation, tool: "bash".into(), input, trace: None }).await.unwrap()
+    sandbox.call(Call { id, incarnation, tool: "bash".into(), input, run: None, trace: None }).await.unwrap()
 }
 
 fn finished(text: &str) -> Ended {
@@ -91,8 +91,14 @@ async fn the_seam_keeps_its_promises() {
     assert!(matches!(bash(&*sandbox, 3, &others, "echo x >> runs").await, Ended::Lost(_)));
     let newer = open(&local, 4).await;
     let id = CallId { session: key().digest(), position: Position(5) };
-    let call =
-        Call { id: id.clone(), incarnation: us.incarnation.clone(), tool: "ls".into(), input: json!({}), trace: None };
+    let call = Call {
+        id: id.clone(),
+        incarnation: us.incarnation.clone(),
+        tool: "ls".into(),
+        input: json!({}),
+        run: None,
+        trace: None,
+    };
     match sandbox.call(call).await {
         Err(Error::Fenced { mine: Epoch(3), current: Epoch(4) }) => {}
         other => panic!("expected Fenced, got {other:?}"),
@@ -180,6 +186,7 @@ async fn other_workspaces_share_the_hands() {
         incarnation: us.clone(),
         tool: "bash".into(),
         input: json!({ "command": command }),
+        run: None,
         trace: None,
     };
     let meanwhile = async {

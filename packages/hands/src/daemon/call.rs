@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use torpor_core::message::ToolResult;
-use torpor_core::trace;
+use torpor_core::{RunId, trace};
 use torpor_exec_channel::message::{Call as Request, Ended, Exit, Extent};
 
 use super::bash;
@@ -89,10 +89,11 @@ impl Call {
         self.request.trace.as_ref()
     }
 
-    /// Names it in the daemon's log: its id and its trace.
+    /// Names it in the daemon's log: its id, its run and its trace.
     pub(super) fn shown(&self) -> String {
         let trace = self.trace().map_or_else(|| "none".to_owned(), |t| t.trace_id().to_string());
-        format!("call {} trace_id={trace}", self.request.id)
+        let run = self.request.run.as_ref().map_or("none", RunId::as_str);
+        format!("call {} run={run} trace_id={trace}", self.request.id)
     }
 
     /// What is to be fed to the command, once.

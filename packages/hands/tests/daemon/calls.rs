@@ -143,7 +143,14 @@ async fn an_id_that_was_used_for_another_command_is_refused_and_nothing_runs() {
     let swapped = serde_json::from_str(&swapped).unwrap();
     assert_eq!(call(&session, 1, "bash", swapped).await.exit, Exit::Code(0));
     let incarnation = session.identity().incarnation.clone();
-    let seam = sandbox::Call { id: id(&session, 2), incarnation, tool: "bash".into(), input: json!({}), trace: None };
+    let seam = sandbox::Call {
+        id: id(&session, 2),
+        incarnation,
+        tool: "bash".into(),
+        input: json!({}),
+        run: None,
+        trace: None,
+    };
     let refused = Sandbox::call(&session, seam).await;
     assert!(matches!(&refused, Err(sandbox::Error::Refused(why)) if why.contains("used before")), "{refused:?}");
 }

@@ -67,6 +67,7 @@ fn call(position: u64, hands: &dyn Sandbox, (tool, input): &(String, Value)) -> 
         incarnation: hands.identity().incarnation.clone(),
         tool: tool.clone(),
         input: input.clone(),
+        run: None,
         trace: None,
     }
 }
