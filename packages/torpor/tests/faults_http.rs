@@ -14,7 +14,7 @@ use tokio::io::AsyncWriteExt as _;
 const MIB: usize = 1 << 20;
 
 /// Health answers this quickly whatever else goes on; generous, because other tests share the machine.
-const QUICK: Duration = Duration::from_secs(2);
+const QUICK: Duration = Duration::from_secs(5);
 
 /// A server whose patience with clients ends soon.
 async fn impatient() -> (World, Server) {
@@ -193,7 +193,7 @@ async fn bodies_of_any_size_take_a_bounded_amount_of_memory() {
         assert!(join_all(posts).await.iter().all(|p| *p == (400, "invalid_json".to_owned())), "{piece}");
     }
     assert!(server.process().peak() < 150.0, "{} MiB", server.process().peak());
-    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(50), "{:?}", begun.elapsed());
     assert_eq!(world.sqlite("select count(*) from run"), 0, "nothing was accepted");
     assert!(server.health().await < QUICK);
 }
@@ -224,7 +224,7 @@ async fn half_sent_requests_are_cut_and_disturb_nobody() {
     assert_eq!(server.post("/turn", &json!({"prompt": "hi"})).await.body["response"], json!("done"));
     assert!(server.process().rss() - before < 40.0, "{} MiB on {before}", server.process().rss());
     join_all(open.iter_mut().map(Wire::until_closed)).await;
-    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
     until("the connections to be gone", async || (server.process().descriptors() < 60).then_some(())).await;
 }
 
@@ -245,7 +245,7 @@ async fn answers_that_nobody_reads_are_given_up() {
     let begun = Instant::now();
     until("them to be served", async || (server.process().descriptors() >= open + 12).then_some(())).await;
     until("them to be cut", async || (server.process().descriptors() <= open + 2).then_some(())).await;
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
     assert!(server.process().peak() - before < 160.0, "{} MiB on {before}", server.process().peak());
     drop((stalled, world));
 }

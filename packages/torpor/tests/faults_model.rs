@@ -14,11 +14,11 @@ use torpor_testkit::model_server::script;
 const PROVIDERS: [&str; 2] = ["anthropic", "openai"];
 
 /// A server that speaks to both wires, gives up soon, and never summarises.
-async fn both() -> (World, Server) {
+async fn both(idle_seconds: u32) -> (World, Server) {
     let mut world = World::new().await;
     world.env("OPENAI_BASE_URL", &world.model.base_url());
     world.env("TORPOR_MODEL_ATTEMPTS", "2");
-    world.env("TORPOR_MODEL_IDLE_SECONDS", "1");
+    world.env("TORPOR_MODEL_IDLE_SECONDS", &idle_seconds.to_string());
     world.env("TORPOR_MODEL_LIMITS", "m=1000000000/32000");
     let server = world.serve().await;
     (world, server)
@@ -45,7 +45,7 @@ async fn each(world: &World, server: &Server, cases: &[&str], check: impl Fn(&st
 
 #[tokio::test(flavor = "multi_thread")]
 async fn faults_end_runs_with_a_reason_and_nothing_is_executed() {
-    let (world, server) = both().await;
+    let (world, server) = both(2).await;
     let truncated = format!("truncjson={}", script::encode("touch F; echo "));
     let begun = Instant::now();
     let lasting = [
@@ -71,8 +71,8 @@ async fn faults_end_runs_with_a_reason_and_nothing_is_executed() {
     })
     .await;
     assert_eq!(world.model.requests(), 2 * 2 * lasting.len() as u64, "each was tried twice");
-    // Two silences of a second, a pause in between.
-    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    // Two silences of two seconds, a pause in between.
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
     assert!(!world.file("F").exists(), "a truncated command was run");
 
     world.model.reset();
@@ -89,15 +89,14 @@ async fn faults_end_runs_with_a_reason_and_nothing_is_executed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_passes_is_retried_and_an_effect_is_had_once() {
-    let (world, server) = both().await;
+    let (world, server) = both(2).await;
     let effect = |n: usize| bash(&format!("echo x >> ledger-{n}"));
     let faults =
         ["retry429=1", "retry.err429=1", "retry.err500=1", "retry.overloaded=1", "retry.cut=1", "retry.hangmid=1"];
     // A wait that the provider sets to nothing costs nothing.
-    let at_once = Instant::now();
     let record = server.post("/runs", &envelope(&world, "anthropic", "retry429=1;tag=quick;text")).await.body;
     assert_eq!(record["status"], json!("done"), "{record}");
-    assert!(at_once.elapsed() < Duration::from_millis(900), "{:?}", at_once.elapsed());
+    assert!(world.log().contains("wait=0ns"), "{}", world.log());
 
     let scripts: Vec<String> =
         faults.iter().enumerate().map(|(n, fault)| format!("{};{fault};{};text", effect(n), effect(n))).collect();
@@ -112,12 +111,12 @@ async fn what_passes_is_retried_and_an_effect_is_had_once() {
     for (n, fault) in faults.iter().enumerate() {
         assert_eq!(world.count(&format!("ledger-{n}"), "x"), 4, "{fault}");
     }
-    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mistaken_calls_are_told_to_the_model_and_the_turn_goes_on() {
-    let (world, server) = both().await;
+    let (world, server) = both(30).await;
     let multi = |calls: Value| format!("multi={};text", script::encode(&calls.to_string()));
     let done = [
         format!("{};text", script_tool("no_such_tool", &json!({"a": 1}))),
@@ -142,7 +141,7 @@ async fn mistaken_calls_are_told_to_the_model_and_the_turn_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn large_answers_and_answers_in_tiny_pieces_are_bounded() {
-    let (world, server) = both().await;
+    let (world, server) = both(30).await;
     let begun = Instant::now();
     for (script, length) in [("text=10000000", 10_000_000), ("drip=100000x0", 500_000)] {
         each(&world, &server, &[script], |name, record| {
@@ -150,7 +149,7 @@ async fn large_answers_and_answers_in_tiny_pieces_are_bounded() {
         })
         .await;
     }
-    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(50), "{:?}", begun.elapsed());
     // Two at once, each of 10 MB: as it comes, as it is stored, as it is answered.
     assert!(server.process().peak() < 300.0, "{} MiB", server.process().peak());
     let too_large = server.post("/runs", &envelope(&world, "anthropic", "text=70000000")).await.body;
@@ -159,7 +158,7 @@ async fn large_answers_and_answers_in_tiny_pieces_are_bounded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_of_calls_in_one_answer_end_one_way_or_the_other() {
-    let (world, server) = both().await;
+    let (world, server) = both(30).await;
     let calls = |n: usize, file: &str| format!("calls={n},{};text", script::encode(&format!("echo x >> {file}")));
     let begun = Instant::now();
     let refused = server.post("/runs", &envelope(&world, "anthropic", &calls(5_000, "refused"))).await.body;
@@ -167,7 +166,7 @@ async fn thousands_of_calls_in_one_answer_end_one_way_or_the_other() {
     assert_eq!(world.count("refused", "x"), 0, "an answer that cannot be is not carried out in part");
     let done = server.post("/runs", &envelope(&world, "openai", &calls(300, "done"))).await.body;
     assert_eq!((done["status"].as_str(), world.count("done", "x")), (Some("done"), 300), "{done}");
-    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(50), "{:?}", begun.elapsed());
     assert!(server.process().peak() < 150.0, "{} MiB", server.process().peak());
 }
 
@@ -185,7 +184,7 @@ async fn a_thousand_calls_in_one_turn_are_stored_once_each_and_summarised_on_the
     let begun = Instant::now();
     let record = server.post("/runs", &json!({"prompt": "go", "workspaceRef": world.project()})).await.body;
     assert_eq!((record["status"].as_str(), record["response"].as_str()), (Some("done"), Some("done")), "{record}");
-    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(50), "{:?}", begun.elapsed());
     let summaries = world.sqlite("select count(*) from entry where body like '%\"checkpoint\"%'");
     assert!((2..20).contains(&summaries), "{summaries} summaries");
     // A request for a summary is answered with calls, too; those are not carried out.

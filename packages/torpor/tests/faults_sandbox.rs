@@ -45,21 +45,21 @@ async fn commands_that_misbehave_are_told_as_they_ended() {
     let stubborn = "trap '' TERM; (trap '' TERM; while :; do sleep 0.05; done) & while :; do sleep 0.05; done";
     // The command, what is told of it, and the seconds within which.
     let cases = [
-        (bash("exit 7"), "7", 5),
-        (bash("cat; echo end"), "end", 5),
-        (bash("read -r x; echo \"got <$x>\""), "got <>", 5),
-        (bash("echo 'never closed"), "unexpected EOF", 5),
-        (bash("kill -9 $$"), "9", 5),
-        (bash("no-such-program-at-all"), "not found", 5),
-        (bash("exit 0"), "", 5),
-        (bash("sleep 1000 & echo left"), "left", 5),
-        (bash("setsid sleep 1000 >/dev/null 2>&1 & echo far"), "far", 5),
-        (bash("printf 'a\\0b\\377\\376c'; head -c 20000 /dev/urandom; echo"), "", 5),
-        (bash("exec >&- 2>&-; sleep 0.1"), "", 5),
-        (timed("while :; do :; done", 1), "1 second", 8),
-        (timed("sleep 1000", 1), "1 second", 8),
-        (timed(stubborn, 1), "1 second", 10),
-        (timed("yes", 1), "1 second", 10),
+        (bash("exit 7"), "7", 15),
+        (bash("cat; echo end"), "end", 15),
+        (bash("read -r x; echo \"got <$x>\""), "got <>", 15),
+        (bash("echo 'never closed"), "unexpected EOF", 15),
+        (bash("kill -9 $$"), "9", 15),
+        (bash("no-such-program-at-all"), "not found", 15),
+        (bash("exit 0"), "", 15),
+        (bash("sleep 1000 & echo left"), "left", 15),
+        (bash("setsid sleep 1000 >/dev/null 2>&1 & echo far"), "far", 15),
+        (bash("printf 'a\\0b\\377\\376c'; head -c 20000 /dev/urandom; echo"), "", 15),
+        (bash("exec >&- 2>&-; sleep 0.1"), "", 15),
+        (timed("while :; do :; done", 1), "1 second", 20),
+        (timed("sleep 1000", 1), "1 second", 20),
+        (timed(stubborn, 1), "1 second", 20),
+        (timed("yes", 1), "1 second", 20),
     ];
     let outcomes = join_all(cases.iter().map(|(step, ..)| one(&world, &server, step.clone()))).await;
     for ((step, want, seconds), (text, took)) in cases.iter().zip(outcomes) {
@@ -77,11 +77,11 @@ async fn output_of_any_size_and_kind_is_bounded_on_both_sides() {
     let server = world.serve().await;
     one(&world, &server, bash("true")).await;
     for (command, seconds) in [
-        ("head -c 100000000 /dev/zero | tr '\\0' x", 15),
-        ("head -c 1073741824 /dev/zero", 40),
-        ("head -c 50000000 /dev/urandom", 15),
-        ("yes | head -c 100000000", 15),
-        ("head -c 30000000 /dev/zero >&2", 15),
+        ("head -c 100000000 /dev/zero | tr '\\0' x", 30),
+        ("head -c 1073741824 /dev/zero", 55),
+        ("head -c 50000000 /dev/urandom", 30),
+        ("yes | head -c 100000000", 30),
+        ("head -c 30000000 /dev/zero >&2", 30),
     ] {
         let (text, took) = one(&world, &server, bash(command)).await;
         assert!(text.len() < 60_000, "{command}: {} bytes", text.len());
@@ -118,7 +118,7 @@ async fn a_command_goes_with_its_hands_and_the_next_one_works() {
     assert!(texts[0].contains("Its outcome is unknown"), "{}", texts[0]);
     assert!(texts[1].contains("fine"), "{}", texts[1]);
     assert_eq!((world.count("ledger", "x"), world.count("ledger", "y")), (1, 1));
-    assert!(took < Duration::from_secs(15), "{took:?}");
+    assert!(took < Duration::from_secs(30), "{took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,7 +186,7 @@ async fn files_and_folders_of_any_kind_and_size_are_read_within_bounds() {
     for ((step, want), (text, took)) in cases.iter().zip(outcomes) {
         assert!(text.contains(want), "{step}: {text:.500}");
         assert!(text.len() < 60_000, "{step}: {} bytes", text.len());
-        assert!(took < Duration::from_secs(25), "{step}: {took:?}");
+        assert!(took < Duration::from_secs(50), "{step}: {took:?}");
     }
     println!("{:?}; hands {:.0} MiB", begun.elapsed(), world.hands().unwrap().peak());
     assert!(world.hands().unwrap().peak() < 100.0, "{} MiB", world.hands().unwrap().peak());

@@ -70,7 +70,7 @@ async fn a_full_disk_is_told_truthfully_and_gets_well_by_itself() {
     let stored = world.sqlite("select count(*) from run");
     assert_eq!(stored, i64::try_from(acknowledged.len() + 1).unwrap(), "what was refused is not there");
     assert!(server.process().peak() < 120.0, "{} MiB", server.process().peak());
-    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(50), "{:?}", begun.elapsed());
     assert!(!world.log().contains("panicked"), "{}", world.log());
 
     // And it is all there after a crash.

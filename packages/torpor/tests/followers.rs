@@ -49,13 +49,13 @@ async fn follow_all(world: &World, server: &Server, runs: &[String]) {
         each * 1024.0
     );
     assert!(each < EACH, "{each} MiB a follower");
-    assert!(server.health().await < Duration::from_secs(2));
+    assert!(server.health().await < Duration::from_secs(5));
 
     let released = Instant::now();
     std::fs::write(world.file("release"), "").unwrap();
     join_all(all.iter_mut().map(|f| f.until(|_| false))).await;
     println!("all told of the end after {:?}", released.elapsed());
-    assert!(released.elapsed() < Duration::from_secs(20), "{:?}", released.elapsed());
+    assert!(released.elapsed() < Duration::from_secs(40), "{:?}", released.elapsed());
     for follower in &all {
         assert_eq!((follower.last.as_str(), follower.ids.as_slice()), ("run_ended", &[1, 2, 3, 4, 5, 6, 7, 8][..]));
     }
@@ -94,7 +94,7 @@ async fn a_stalled_follower_is_dropped_delays_nobody_and_goes_on_where_it_was() 
     let mut world = World::new().await;
     world.env("TORPOR_CLIENT_SECONDS", "2");
     let server = world.serve().await;
-    let loud = script::encode("head -c 45000 /dev/zero | tr '\\0' x");
+    let loud = script::encode("printf %045000d 0");
     let wait = bash("until [ -e release ]; do sleep 0.02; done");
     let run = server.submit(world.prompt(&format!("{wait};calls=200,{loud};text"))).await;
     let mut stalled = attach(&server, std::slice::from_ref(&run), 20).await;

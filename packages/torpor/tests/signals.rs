@@ -16,7 +16,7 @@ use support::{Server, World, bash, until_file};
 use torpor_testkit::model_server::script;
 
 /// What a process that was told to stop may take: a second of drain, the hand-back, the cut of what is left.
-const BOUND: Duration = Duration::from_secs(8);
+const BOUND: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Phase {
