@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use torpor_core::message::{Block, ToolResult};
+use torpor_core::message::{Assistant, Block, Content, StopReason, ToolResult, Usage};
 use torpor_core::model::{Message, ModelClient, Ref, Request};
 use torpor_core::tool;
 use torpor_model::{Config, Limits, Models, Secret, config};
@@ -79,4 +79,32 @@ async fn a_server_that_knows_little_is_asked_for_little() {
     assert_eq!(keys, ["model", "stream", "max_tokens", "tools", "messages"]);
     assert_eq!(sent[0].json()["max_tokens"], Value::from(512));
     assert_eq!(models.limits(&Ref::parse("openai/vendor/test-model").unwrap()), declared);
+}
+
+/// A picture goes to a model that is known or declared to take pictures, and counts what models count.
+#[tokio::test]
+async fn pictures_go_to_models_that_take_them() {
+    let server = ModelServer::start().await;
+    let use_of = |id: &str| Block::ToolUse { id: id.into(), name: "read".into(), input: json!({"path": "p.png"}) };
+    let answer = Assistant { blocks: vec![use_of("t1")], stop: StopReason::ToolUse, usage: Usage::default() };
+    let image = Content::Image { media_type: "image/png".into(), data: "A".repeat(400_000) };
+    let content = vec![Content::Text { text: "[p.png]".into() }, image];
+    let results = Message::Tools(vec![("t1".into(), ToolResult { content, is_error: false })]);
+    let conversation = [Message::User("look".into()), Message::Assistant(answer), results];
+    for (images, shown) in [(None, false), (Some(false), false), (Some(true), true)] {
+        let openai = config::Openai { base_url: Some(server.base_url()), ..config::Openai::default() };
+        let declared = Limits { context_window: 50_000, max_output: 512, images };
+        let declarations = BTreeMap::from([("vendor/test-model".to_owned(), declared)]);
+        let models = Models::new(&Config { openai, models: declarations, ..Config::default() }).unwrap();
+        let model = Ref::parse("openai/vendor/test-model").unwrap();
+        let request = Request { model: &model, system: "", tools: &[], messages: &conversation };
+        let prepared = models.prepare(&request).unwrap();
+        let body: Value = serde_json::from_slice(&prepared.body).unwrap();
+        let last = &body["messages"][if shown { 3 } else { 2 }];
+        assert_eq!(last["role"], if shown { "user" } else { "tool" }, "{images:?}");
+        assert_eq!(last.to_string().contains("image_url"), shown);
+        assert_eq!(last.to_string().contains("not known to take images"), !shown);
+        assert!(prepared.estimate < 2_000, "{}", prepared.estimate);
+        models.send(&prepared, &mut |_| {}).await.unwrap();
+    }
 }

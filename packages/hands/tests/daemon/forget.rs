@@ -1,10 +1,12 @@
 //! Forgetting a session: what goes, what stays, and dying on the way.
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use torpor_core::Epoch;
 use torpor_core::sandbox::Forgotten;
 use torpor_exec_channel::Error;
@@ -118,4 +120,31 @@ async fn hands_that_die_in_the_middle_leave_what_the_next_ones_remove() {
         assert_eq!((again.exit.clone(), text(&again).as_str()), (Exit::Code(0), "(no output)"), "round {round}");
         forget(&daemon, epoch + 1).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_call_that_the_journal_has_left_out_is_lost_and_not_run() {
+    let mut daemon = Daemon::start();
+    let session = daemon.open(1).await;
+    ok(&session, 12, "echo twelve").await;
+    daemon.kill();
+    // As a compaction would leave it.
+    let record = r#"{"floor":{"position":9}}"#;
+    let sum = torpor_core::id::hex(&Sha256::digest(record)[..4]);
+    let path = session_folder(&daemon).join("journal");
+    let mut journal = fs::File::options().append(true).open(path).unwrap();
+    writeln!(journal, "{sum} {record}").unwrap();
+    daemon.restart();
+    let session = daemon.open(1).await;
+    for position in [1, 9] {
+        let old = call(&session, position, "bash", json!({ "command": "touch ran" })).await;
+        assert!(matches!(&old.exit, Exit::Lost(why) if why.contains("only the newest calls")), "{:?}", old.exit);
+        assert_eq!(session.status(id(&session, position)).await.unwrap(), State::Lost);
+    }
+    assert_eq!(text(&call(&session, 2, "ls", json!({})).await), "(empty directory)");
+    assert_eq!(ok(&session, 12, "echo twelve").await, "twelve");
+    assert_eq!(ok(&session, 10, "echo ten").await, "ten");
+    // A session that is forgotten begins anew.
+    forget(&daemon, 2).await.unwrap();
+    assert_eq!(ok(&daemon.open(2).await, 1, "echo one").await, "one");
 }
