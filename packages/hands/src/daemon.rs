@@ -8,6 +8,7 @@ mod call;
 mod connection;
 mod outputs;
 mod remove;
+mod reserve;
 mod session;
 mod sessions;
 mod usage;

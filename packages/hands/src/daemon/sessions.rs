@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, Notify, Semaphore};
 use torpor_exec_channel::message::{Code, Hands, Refused};
 
+use super::reserve::Reserve;
 use super::session::Session;
 use super::usage;
 use crate::cgroup::{Home, Leaf};
@@ -37,6 +38,7 @@ pub(super) struct Shared {
     pub(super) level: Level,
     pub(super) incarnation: String,
     pub(super) turns: Semaphore,
+    pub(super) reserve: Reserve,
     /// Where the control groups of domains are, or why there are none.
     pub(super) groups: Result<Home, String>,
 }
@@ -78,8 +80,8 @@ impl Sessions {
     /// `asked` is the digest of the settings as they were given.
     pub(super) fn new(settings: Settings, level: Level, asked: String, groups: Result<Home, String>) -> Arc<Self> {
         let incarnation = uuid::Uuid::new_v4().simple().to_string();
-        let turns = Semaphore::new(MAX_RUNNING);
-        let shared = Arc::new(Shared { settings, level, incarnation, turns, groups });
+        let (turns, reserve) = (Semaphore::new(MAX_RUNNING), Reserve::new(&settings.state));
+        let shared = Arc::new(Shared { settings, level, incarnation, turns, reserve, groups });
         let (running, connections) = (Arc::default(), Arc::default());
         Arc::new(Self { shared, known: Mutex::default(), running, connections, asked, replaced: Notify::new() })
     }

@@ -9,7 +9,7 @@ use torpor_exec_channel::message::{Exit, Open, Workspace};
 use torpor_hands::cgroup::Choice;
 use torpor_hands::{Level, Limits};
 
-use crate::support::{Daemon, SESSION, bash, call, ok, text};
+use crate::support::{Daemon, SESSION, bash, call, id, ok, text};
 
 const MIB: u64 = 1 << 20;
 
@@ -138,16 +138,27 @@ async fn a_command_that_fills_the_disk_is_ended_and_what_is_left_serves_to_forge
     let Some(disk) = Disk::new(96 * MIB) else { return };
     let state = disk.0.path().join("state");
     let daemon = Daemon::with(|s| (s.state, s.limits.min_free) = (state.clone(), 32 * MIB)).unwrap();
-    let session = daemon.open(1).await;
+    // The next record of the journal needs a page more than it has.
+    let journal = state.join("sessions").join(SESSION).join("journal");
+    let mut epoch = 1;
+    let mut session = daemon.open(epoch).await;
+    ok(&session, 4, "true").await;
+    while 4096 - fs::metadata(&journal).unwrap().len() % 4096 > 300 {
+        epoch += 1;
+        session = daemon.open(epoch).await;
+    }
     // Everything there is, at once.
     let told = over(&session, 1, "cat /dev/zero > fill 2>/dev/null; sleep 60").await;
     assert!(told.contains("The disk is nearly full"), "{told}");
-    let refused = call(&session, 2, "bash", json!({ "command": "true" })).await;
-    assert_eq!(refused.exit, Exit::NotStarted, "{}", text(&refused));
-    let forget = torpor_exec_channel::message::Forget { session: SESSION.into(), epoch: torpor_core::Epoch(2) };
+    // There is not even room to write down that another one was accepted.
+    let incarnation = session.identity().incarnation.clone();
+    let refused = session.call(id(&session, 2), incarnation, "bash".into(), json!({ "command": "true" })).await;
+    assert!(refused.unwrap_err().to_string().contains("could not write the journal"));
+    let forget = torpor_exec_channel::message::Forget { session: SESSION.into(), epoch: torpor_core::Epoch(9_999) };
     assert!(daemon.client().forget(forget).await.unwrap().workspace);
-    let session = daemon.open(2).await;
+    let session = daemon.open(9_999).await;
     assert_eq!(ok(&session, 1, "echo room").await, "room");
+    assert_eq!(fs::metadata(state.join("reserve")).unwrap().len(), 256 * 1024);
 }
 
 #[tokio::test]

@@ -27,7 +27,14 @@ impl Session {
     /// See [`forget`](torpor_core::sandbox::SandboxTransport::forget). Must be driven to its end: a caller that may be
     /// dropped runs it as a task.
     pub(in crate::daemon) async fn forget(&self, epoch: Epoch) -> Result<Forgotten, Refused> {
-        let mut inner = self.at_rest(epoch).await?;
+        let mut inner = match self.at_rest(epoch).await {
+            // On a full disk even the fence has no room, and this is what makes room.
+            Err(refused) if refused.code == Code::Failed => {
+                self.shared.reserve.give();
+                self.at_rest(epoch).await?
+            }
+            rested => rested?,
+        };
         let calls = inner.past.len() as u64;
         let (leaf, outputs) = (self.dir.join("leaf"), [self.outputs.folder(), self.dir.join("segments")]);
         let trash = self.dir.join("trash");
@@ -45,6 +52,8 @@ impl Session {
         let workspace = workspace && !matches!(inner.opened, Some(Some(_)));
         inner.journal.forget(epoch).await.map_err(failed("write the journal"))?;
         (inner.opened, inner.past, inner.floor) = (None, HashMap::new(), 0);
+        let shared = self.shared.clone();
+        drop(tokio::task::spawn_blocking(move || shared.reserve.keep()).await);
         Ok(Forgotten { calls, workspace, files })
     }
 
