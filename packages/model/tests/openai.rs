@@ -15,7 +15,7 @@ fn models(openai: config::Openai) -> Models {
     Models::new(&Config { openai, ..Config::default() }).unwrap()
 }
 
-async fn send(models: &Models, messages: &[Message]) -> torpor_core::message::Assistant {
+async fn send(models: &Models, messages: &[Message]) -> Assistant {
     let model = Ref::parse("openai/vendor/test-model").unwrap();
     let tools = [tool::Spec { name: "bash", description: "Runs it.", schema: json!({"type": "object"}) }];
     let request = Request { model: &model, system: "Be brief.", tools: &tools, messages };
