@@ -7,19 +7,20 @@ use sha2::{Digest, Sha256};
 use crate::clock::Timestamp;
 use crate::gate::Rule;
 use crate::id::{check_id, hex};
+use crate::webhook::Target;
 
 mod fields;
 mod gates;
 #[cfg(test)]
 mod tests;
+mod webhook;
 
 use fields::Fields;
 pub use gates::{Verdict, parse_verdict};
 
 /// Fields of the contract that this version does not act on yet. They are refused by name: a field that is
 /// accepted and ignored would be a promise broken in silence.
-const NOT_YET: [&str; 8] =
-    ["inputsRef", "resultRef", "outputSchema", "repoUrl", "ref", "webhook", "problemStatement", "env_key"];
+const NOT_YET: [&str; 7] = ["inputsRef", "resultRef", "outputSchema", "repoUrl", "ref", "problemStatement", "env_key"];
 
 /// Most JSON that `metadata` may hold; it is part of every record, so it must stay small.
 const MAX_METADATA_BYTES: usize = 64 * 1024;
@@ -51,6 +52,9 @@ pub struct Spec {
     /// The caller's own; never interpreted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<Value>,
+    /// Whom to tell when the run ends or waits for a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<Target>,
 }
 
 impl Spec {
@@ -66,6 +70,7 @@ impl Spec {
             budget: Budget::default(),
             workspace_ref: None,
             metadata: None,
+            webhook: None,
         }
     }
 }
@@ -91,6 +96,9 @@ pub struct Wishes {
     /// See [`Spec::workspace_ref`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workspace_ref: Option<String>,
+    /// See [`Spec::webhook`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<Target>,
 }
 
 impl Spec {
@@ -104,6 +112,7 @@ impl Spec {
             approvals: self.approvals.clone(),
             budget: self.budget,
             workspace_ref: self.workspace_ref.clone(),
+            webhook: self.webhook.clone(),
         }
     }
 
@@ -118,6 +127,7 @@ impl Spec {
         let mine = std::mem::replace(&mut self.approvals, session.approvals.clone());
         self.approvals.extend(mine.into_iter().filter(|rule| !session.approvals.contains(rule)));
         self.workspace_ref = self.workspace_ref.take().or_else(|| session.workspace_ref.clone());
+        self.webhook = self.webhook.take().or_else(|| session.webhook.clone());
         let (mine, theirs) = (&mut self.budget, &session.budget);
         mine.max_turns = mine.max_turns.or(theirs.max_turns);
         mine.max_tokens = mine.max_tokens.or(theirs.max_tokens);
@@ -243,6 +253,7 @@ pub fn parse(body: Value) -> Result<Envelope, Invalid> {
     let run_async = f.boolean("async").unwrap_or(false);
     let priority = f.signed("priority", -1000, 1000).unwrap_or(0);
     let not_before = f.timestamp("notBefore");
+    let webhook = webhook::target(&mut f);
     let metadata = f.any_object("metadata");
     if metadata.as_ref().is_some_and(|m| m.to_string().len() > MAX_METADATA_BYTES) {
         f.problem("metadata", format!("must be at most {MAX_METADATA_BYTES} bytes of JSON"));
@@ -288,7 +299,7 @@ pub fn parse(body: Value) -> Result<Envelope, Invalid> {
         Some(work) if problems.is_empty() => Ok(Envelope {
             session_id,
             tenant,
-            spec: Spec { work, model, provider, tools, approvals, budget, workspace_ref, metadata },
+            spec: Spec { work, model, provider, tools, approvals, budget, workspace_ref, metadata, webhook },
             run_async,
             priority: i32::try_from(priority).unwrap_or(0),
             not_before,

@@ -23,6 +23,7 @@ pub mod sandbox;
 pub mod store;
 pub mod tool;
 pub mod trace;
+pub mod webhook;
 
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use id::{CallId, Epoch, Position, RunId, SessionKey, WorkerId};

@@ -132,6 +132,32 @@ impl Called {
     }
 }
 
+/// How an attempt to send a webhook ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Posted {
+    /// The receiver has it.
+    Sent,
+    /// It failed, and is tried again.
+    Failed,
+    /// It failed, and is not tried again.
+    GivenUp,
+}
+
+impl Posted {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Sent, Self::Failed, Self::GivenUp];
+
+    /// A stable name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Failed => "failed",
+            Self::GivenUp => "given_up",
+        }
+    }
+}
+
 /// What happened.
 #[derive(Debug, Clone, Copy)]
 pub enum Event<'a> {
@@ -223,6 +249,13 @@ pub enum Event<'a> {
         id: &'a str,
         /// How it ended.
         ended: Called,
+    },
+    /// An attempt to send a webhook ended.
+    Webhook {
+        /// How.
+        ended: Posted,
+        /// How long it took.
+        took: Duration,
     },
     /// The store wrote what several callers had asked for.
     Commit {

@@ -145,7 +145,7 @@ pub enum Cancelled {
     Asked(Box<Record>),
 }
 
-/// Queue counts. A run is in exactly one.
+/// Queue counts. A run is in exactly one of those of runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Backlog {
     /// Claimable now, those with expired leases included.
@@ -158,6 +158,9 @@ pub struct Backlog {
     pub paused: u64,
     /// Dead letters kept.
     pub dead: u64,
+    /// Webhooks to be sent now, those that are being sent included. They are no runs, but work all the same: whoever
+    /// wakes workers counts them.
+    pub webhooks: u64,
 }
 
 /// A run that was given up.

@@ -13,6 +13,7 @@ use crate::id::{Position, RunId, SessionKey};
 use crate::outcome::{Outcome, Status};
 use crate::store;
 use crate::trace;
+use crate::webhook;
 
 /// One run, as `GET /runs/{runId}` shows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,6 +47,9 @@ pub struct Record {
     /// Its gates that wait for a verdict, by number; none unless `status` is paused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gates: Vec<Pending>,
+    /// How the latest webhook about it stands; `None` while there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<webhook::Standing>,
     /// Raised by every change of the record.
     pub version: u64,
 }

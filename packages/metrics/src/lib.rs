@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use torpor_core::message::Usage;
 use torpor_core::model::Ref;
-use torpor_core::observe::{Called, Event, Level, Observer, Sent};
+use torpor_core::observe::{Called, Event, Level, Observer, Posted, Sent};
 use torpor_core::outcome::{FailReason, Status};
 use torpor_core::queue::Backlog;
 
@@ -75,6 +75,8 @@ pub struct Metrics {
     tokens: Family<3, Counter>,
     tool_calls: Family<2, Counter>,
     tool_seconds: Family<1, Histogram>,
+    webhooks: Family<1, Counter>,
+    webhook_seconds: Histogram,
     commits: Family<1, Counter>,
     commit_seconds: Histogram,
     commit_commands: Histogram,
@@ -114,6 +116,8 @@ impl Metrics {
             tokens: Family::new([provider(), model(), Label::of("kind", TOKENS)], ()),
             tool_calls: Family::new([tool(), Label::of("outcome", Called::ALL.map(Called::as_str))], ()),
             tool_seconds: Family::new([tool()], LONG),
+            webhooks: Family::new([Label::of("outcome", Posted::ALL.map(Posted::as_str))], ()),
+            webhook_seconds: Histogram::new(LONG),
             commits: Family::new([Label::of("outcome", ["stored", "failed"])], ()),
             commit_seconds: Histogram::new(SHORT),
             commit_commands: Histogram::new(BATCHES),
@@ -134,6 +138,12 @@ impl Metrics {
         self.http(&mut page);
         self.runs(&mut page, backlog);
         self.calls(&mut page);
+        page.family(
+            "torpor_webhook_attempts_total",
+            "Attempts to send a webhook, by outcome; one that is given up is not tried again.",
+            &self.webhooks,
+        );
+        page.single("torpor_webhook_attempt_duration_seconds", "Time of such an attempt.", &self.webhook_seconds);
         page.family("torpor_store_commits_total", "Commits of the store.", &self.commits);
         page.single(
             "torpor_store_commit_duration_seconds",
@@ -177,13 +187,20 @@ impl Metrics {
         page.single("torpor_leaves", "Leaves at work in this process.", &self.leaves);
         let up = if backlog.is_some() { 1.0 } else { 0.0 };
         page.one("torpor_queue_up", "Whether the queue told its counts to this scrape.", Kind::Gauge, &[], up);
-        if let Some(Backlog { ready, waiting, leased, paused, dead }) = backlog {
+        if let Some(Backlog { ready, waiting, leased, paused, dead, webhooks }) = backlog {
             let states =
                 [("ready", ready), ("waiting", waiting), ("leased", leased), ("paused", paused), ("dead", dead)];
             page.head("torpor_queue_runs", "Runs in the queue by state; dead letters kept are `dead`.", Kind::Gauge);
             for (state, n) in states {
                 page.sample("torpor_queue_runs", &[("state", state)], n as f64);
             }
+            page.one(
+                "torpor_webhooks_due",
+                "Webhooks to be sent now; those being sent count.",
+                Kind::Gauge,
+                &[],
+                webhooks as f64,
+            );
         }
     }
 
@@ -263,6 +280,10 @@ impl Observer for Metrics {
             Event::ToolCall { span, tool, ended, .. } => {
                 self.tool_calls.with([tool, ended.as_str()], |c| c.add(1));
                 self.tool_seconds.with([tool], |h| h.seconds(span.took));
+            }
+            Event::Webhook { ended, took } => {
+                self.webhooks.with([ended.as_str()], |c| c.add(1));
+                self.webhook_seconds.seconds(took);
             }
             Event::Commit { commands, took, stored } => {
                 self.commits.with([if stored { "stored" } else { "failed" }], |c| c.add(1));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use torpor_core::message::Usage;
 use torpor_core::model::Ref;
-use torpor_core::observe::{Called, Event, Level, Observer, Sent, Span, Work};
+use torpor_core::observe::{Called, Event, Level, Observer, Posted, Sent, Span, Work};
 use torpor_core::outcome::{FailReason, Status};
 use torpor_core::queue::Backlog;
 use torpor_core::trace::Context;
@@ -58,13 +58,15 @@ fn page() -> String {
         Event::Ended { status: Status::Done, reason: None, took: TOOK },
         Event::LeaseLost,
         Event::DeadLetter,
+        Event::Webhook { ended: Posted::Sent, took: TOOK },
+        Event::Webhook { ended: Posted::GivenUp, took: TOOK },
         Event::Commit { commands: 3, took: TOOK, stored: true },
         Event::Commit { commands: 1, took: TOOK, stored: false },
     ];
     events.extend(FailReason::ALL.map(|r| Event::Ended { status: Status::Failed, reason: Some(r), took: TOOK }));
     events.extend(Called::ALL.map(|ended| Event::ToolCall { span, work, tool: "bash", id: "use", ended }));
     events.iter().for_each(|event| metrics.observe(event));
-    metrics.text(Some(Backlog { ready: 1, waiting: 2, leased: 3, paused: 5, dead: 4 }))
+    metrics.text(Some(Backlog { ready: 1, waiting: 2, leased: 3, paused: 5, dead: 4, webhooks: 6 }))
 }
 
 #[test]
@@ -96,6 +98,9 @@ fn what_happened_is_on_the_page() {
         ("torpor_store_commit_commands_bucket", &[("le", "4")], 2.0),
         ("torpor_queue_runs", &[("state", "dead")], 4.0),
         ("torpor_queue_up", &[], 1.0),
+        ("torpor_webhooks_due", &[], 6.0),
+        ("torpor_webhook_attempts_total", &[("outcome", "given_up")], 1.0),
+        ("torpor_webhook_attempt_duration_seconds_count", &[], 2.0),
     ] {
         // The route came after the table was full: it is counted all the same.
         let found = page.sum(name, labels).unwrap_or(0.0);

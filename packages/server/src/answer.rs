@@ -12,6 +12,7 @@ use torpor_core::gate::{HeldCall, Pending};
 use torpor_core::message::Usage;
 use torpor_core::outcome::{FailReason, Outcome, Status, Verdict};
 use torpor_core::run::Record;
+use torpor_core::webhook;
 use torpor_core::{RunId, SessionKey};
 
 use crate::problem::Problem;
@@ -257,6 +258,8 @@ pub(crate) struct Shown<'a> {
     turns: u32,
     usage: Tokens,
     #[serde(skip_serializing_if = "Option::is_none")]
+    webhook: Option<&'a webhook::Standing>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     metadata: Option<&'a Value>,
 }
 
@@ -279,6 +282,7 @@ impl<'a> Shown<'a> {
             attempts: record.attempts,
             turns: record.spent.turns,
             usage: record.spent.usage.into(),
+            webhook: record.webhook.as_ref(),
             metadata: record.spec.metadata.as_ref(),
         }
     }

@@ -13,6 +13,7 @@ use torpor_core::observe::Observer;
 use torpor_core::queue::{Backlog, Lease, WorkQueue};
 use torpor_core::run::RunStore;
 use torpor_core::sandbox::SandboxTransport;
+use torpor_core::webhook::Deliver;
 use torpor_core::{Clock, WorkerId};
 
 /// Everything behind the routes.
@@ -36,6 +37,8 @@ pub struct App {
     pub settings: Arc<torpor_harness::Settings>,
     /// Where tools run; without it, work that needs one is refused at submit. Only asked, never called.
     pub sandbox: Option<Arc<dyn SandboxTransport>>,
+    /// Whom a run may ask to be told; without it, runs with a `webhook` are refused. Only asked, never called.
+    pub webhooks: Option<Arc<dyn Deliver>>,
     /// The worker in this process, if there is one.
     pub local: Option<Arc<dyn LocalWorker>>,
     /// What readiness asks, besides the store.

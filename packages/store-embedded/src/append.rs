@@ -3,6 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 use torpor_core::entry::{self, Body, Entry, SCHEMA};
 use torpor_core::log::{Append, AppendError, Head, Opened};
+use torpor_core::outcome::Status;
 use torpor_core::{Epoch, Position, RunId, SessionKey, Timestamp, store};
 
 use crate::fault::Fault;
@@ -65,7 +66,7 @@ struct Session {
 struct Effects<'a> {
     resume_from: Position,
     progressed: bool,
-    ended: Option<(&'a RunId, &'static str, Position)>,
+    ended: Option<(&'a RunId, Status, Position)>,
     /// The gates at the end of the batch, and their run.
     parked: Option<(&'a RunId, Vec<Requested<'a>>)>,
 }
@@ -170,7 +171,7 @@ fn effects<'a>(append: &'a Append, session: &Session) -> Result<Effects<'a>, Str
                 effects.resume_from = *keep_from;
             }
             Body::RunEnded { run, outcome, .. } => {
-                effects.ended = Some((run, outcome.status().as_str(), Position(position)));
+                effects.ended = Some((run, outcome.status(), Position(position)));
             }
             Body::GateRequested { run, gate, question, expires_at, .. } => {
                 let requested = &mut effects.parked.get_or_insert_with(|| (run, Vec::new())).1;

@@ -7,10 +7,12 @@ use rusqlite::{OptionalExtension, params};
 use tokio::sync::Notify;
 use torpor_core::outcome::Status;
 use torpor_core::queue::{Cancelled, LeaseKey};
+use torpor_core::webhook::Kind;
 use torpor_core::{RunId, WorkerId};
 
 use crate::fault::Fault;
 use crate::gates;
+use crate::outbox::{self, About};
 use crate::record::{self, sql, unreadable};
 use crate::settle::hand_on;
 use crate::writer::Batch;
@@ -59,17 +61,25 @@ struct Standing {
     state: Option<String>,
     started: bool,
     front: bool,
+    webhook: Option<String>,
 }
 
 pub(crate) fn cancel(b: &mut Batch<'_>, run: &RunId) -> Result<Cancelled, Fault> {
     let found = b
         .conn
         .prepare_cached(
-            "SELECT r.id, r.session, q.state, r.started_ms IS NOT NULL, s.front_run IS r.run_id \
+            "SELECT r.id, r.session, q.state, r.started_ms IS NOT NULL, s.front_run IS r.run_id, r.webhook \
              FROM run r JOIN session s ON s.id = r.session LEFT JOIN queue q ON q.run = r.id WHERE r.run_id = ?1",
         )?
         .query_row([run.as_str()], |r| {
-            Ok(Standing { row: r.get(0)?, session: r.get(1)?, state: r.get(2)?, started: r.get(3)?, front: r.get(4)? })
+            Ok(Standing {
+                row: r.get(0)?,
+                session: r.get(1)?,
+                state: r.get(2)?,
+                started: r.get(3)?,
+                front: r.get(4)?,
+                webhook: r.get(5)?,
+            })
         })
         .optional()?;
     let Some(it) = found else { return Ok(Cancelled::Unknown) };
@@ -96,6 +106,8 @@ pub(crate) fn cancel(b: &mut Batch<'_>, run: &RunId) -> Result<Cancelled, Fault>
         }
         Some(_) => {
             end_unstarted(b, &it)?;
+            let about = About { row: it.row, run, target: it.webhook };
+            outbox::post(b, &about, Kind::Ended, Status::Cancelled, None)?;
             true
         }
     };

@@ -7,11 +7,11 @@ use torpor_core::queue::{Backlog, DeadLetter, Lease, LeaseKey, Release};
 use torpor_core::{Epoch, Position, RunId, Timestamp, WorkerId};
 
 use crate::fault::Fault;
-use crate::gates;
 use crate::leases::Held;
 use crate::record::{self, number, sql, unreadable};
 use crate::settle;
 use crate::writer::{Batch, first_delayed};
+use crate::{gates, outbox};
 
 /// Most runs that one claim answers.
 pub(crate) const MAX_CLAIM: usize = 256;
@@ -259,6 +259,7 @@ pub(crate) fn backlog(b: &Batch<'_>) -> Result<Backlog, Fault> {
             "SELECT count(*) FROM dead_letter d WHERE NOT EXISTS \
              (SELECT 1 FROM run r JOIN queue q ON q.run = r.id WHERE r.run_id = d.run_id)",
         )?,
+        webhooks: outbox::due(b.conn, now)?,
     })
 }
 
@@ -288,6 +289,7 @@ pub(crate) fn sweep(b: &Batch<'_>, ended_by: Timestamp, limit: u32) -> Result<u6
     let gone: Vec<String> = gone.query_map(params![sql(ended_by.0), limit], |r| r.get(0))?.collect::<Result<_, _>>()?;
     for run in &gone {
         b.conn.prepare_cached("DELETE FROM dead_letter WHERE run_id = ?1")?.execute([run])?;
+        outbox::forget(b.conn, run)?;
     }
     Ok(gone.len() as u64)
 }

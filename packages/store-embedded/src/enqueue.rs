@@ -136,6 +136,7 @@ pub(crate) fn enqueue(b: &mut Batch<'_>, mut accepted: Accepted) -> Result<Enque
         log_from,
         trace: new.trace,
         gates: Vec::new(),
+        webhook: None,
         version: 1,
     };
     match (place, new.claim_for) {
@@ -297,12 +298,14 @@ fn write_run(
     log_from: Option<Position>,
 ) -> Result<(), Fault> {
     let claimed = log_from.is_some();
+    let webhook = new.spec.webhook.as_ref().map(serde_json::to_string).transpose();
+    let webhook = webhook.map_err(|e| store::Error::Failed(e.to_string()))?;
     let status = if claimed { Status::Running } else { Status::Queued };
     b.conn
         .prepare_cached(
             "INSERT INTO run (id, run_id, session, tenant, idempotency_key, body_hash, status, attempts, version, \
-             created_ms, started_ms, spec, log_from, traceparent, tracestate) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 1, ?9, ?10, ?11, ?12, ?13, ?14)",
+             created_ms, started_ms, spec, log_from, traceparent, tracestate, webhook) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 1, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
         )?
         .execute(params![
             row,
@@ -318,7 +321,8 @@ fn write_run(
             spec,
             log_from.map(|p| sql(p.0)),
             new.trace.as_ref().map(trace::Context::traceparent),
-            new.trace.as_ref().and_then(trace::Context::tracestate)
+            new.trace.as_ref().and_then(trace::Context::tracestate),
+            webhook
         ])?;
     Ok(())
 }

@@ -4,9 +4,11 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use torpor_core::entry::{self, Body, SCHEMA};
 use torpor_core::gate::{Action, Decide, Decided, Decision, Filter, Listed, Page, Pending, Question, Standing};
 use torpor_core::outcome::Status;
+use torpor_core::webhook::Kind;
 use torpor_core::{Position, RunId, SessionKey, Timestamp, store};
 
 use crate::fault::Fault;
+use crate::outbox::{self, About};
 use crate::record::{self, lossy, number, parse_cursor, sql, text, unreadable};
 use crate::writer::Batch;
 
@@ -31,10 +33,11 @@ pub(crate) fn park(
     gates: &[Requested<'_>],
     at: Timestamp,
 ) -> Result<(), Fault> {
-    let (row, cancel): (i64, bool) = b
+    let (about, cancel) = b
         .conn
-        .prepare_cached("SELECT id, cancel FROM run WHERE run_id = ?1")?
-        .query_row([run.as_str()], |r| Ok((r.get(0)?, r.get(1)?)))?;
+        .prepare_cached("SELECT id, webhook, cancel FROM run WHERE run_id = ?1")?
+        .query_row([run.as_str()], |r| Ok((About { row: r.get(0)?, run, target: r.get(1)? }, r.get::<_, bool>(2)?)))?;
+    let row = about.row;
     // One that is to be cancelled must not wait: whoever claims it ends it.
     let (queue, status, gate) =
         if cancel { ("ready", Status::Queued, "closed") } else { ("paused", Status::Paused, "pending") };
@@ -59,6 +62,8 @@ pub(crate) fn park(
     }
     if cancel {
         b.ready();
+    } else {
+        outbox::post(b, &about, Kind::Paused, status, gates.first().map(|g| g.gate))?;
     }
     if let Some(held) = b.state.leases.of(run).cloned() {
         b.over(run, held);

@@ -15,6 +15,7 @@ mod gates;
 mod keys;
 mod leases;
 mod lock;
+mod outbox;
 mod readers;
 mod record;
 mod schema;
@@ -80,7 +81,8 @@ impl fmt::Debug for Options {
 
 /// The store. Implements [`SessionLog`](torpor_core::log::SessionLog),
 /// [`WorkQueue`](torpor_core::queue::WorkQueue), [`RunStore`](torpor_core::run::RunStore),
-/// [`GateStore`](torpor_core::gate::GateStore) and [`KeyStore`](torpor_core::key::KeyStore).
+/// [`GateStore`](torpor_core::gate::GateStore), [`Outbox`](torpor_core::webhook::Outbox) and
+/// [`KeyStore`](torpor_core::key::KeyStore).
 ///
 /// Dropping it finishes the commands that were accepted, waits for its threads and releases the folder.
 pub struct Store {
@@ -120,6 +122,7 @@ impl Store {
         let readers = Readers::start(&file)?;
         let signals = Arc::new(Signals {
             ready: Notify::new(),
+            posted: Notify::new(),
             due: watch::Sender::new(u64::MAX),
             waiters: Arc::new(Waiters::default()),
             readers: Arc::default(),

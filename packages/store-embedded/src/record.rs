@@ -14,7 +14,7 @@ use torpor_core::run::{Filter, Page};
 use torpor_core::{Position, RunId, SessionKey, Timestamp, store, trace};
 
 use crate::fault::Fault;
-use crate::gates;
+use crate::{gates, outbox};
 
 /// Most records on one page.
 const MAX_PAGE: usize = 200;
@@ -96,13 +96,16 @@ pub(crate) fn latest(conn: &Connection, session: &SessionKey) -> Result<Option<R
 }
 
 fn one(conn: &Connection, mut rows: rusqlite::Rows<'_>) -> Result<Option<Record>, Fault> {
-    rows.next()?.map(read).transpose()?.map(|record| with_gates(conn, record)).transpose()
+    rows.next()?.map(read).transpose()?.map(|record| whole(conn, record)).transpose()
 }
 
-/// A paused run says what it waits for.
-fn with_gates(conn: &Connection, mut record: Record) -> Result<Record, Fault> {
+/// A paused run says what it waits for, and one with a webhook how that stands.
+fn whole(conn: &Connection, mut record: Record) -> Result<Record, Fault> {
     if record.status == Status::Paused {
         record.gates = gates::pending(conn, record.run_id.as_str())?;
+    }
+    if record.spec.webhook.is_some() {
+        record.webhook = outbox::standing(conn, record.run_id.as_str())?;
     }
     Ok(record)
 }
@@ -147,7 +150,7 @@ pub(crate) fn list(conn: &Connection, filter: &Filter) -> Result<Page, Fault> {
             break;
         }
         last = row.get::<_, i64>(12)?;
-        match read(row).and_then(|record| with_gates(conn, record)) {
+        match read(row).and_then(|record| whole(conn, record)) {
             Ok(record) => {
                 bytes += json_bytes(row)?;
                 page.runs.push(record);
@@ -228,5 +231,6 @@ fn fields(row: &Row<'_>) -> Result<Record, Fault> {
         },
         version: number(row, 9)?,
         gates: Vec::new(),
+        webhook: None,
     })
 }

@@ -10,9 +10,10 @@
 //! | `meta` | a fact about the file | `schema` = layout version; a newer one is refused by name; `id` = this store and no other, made with the file |
 //! | `session` | a session and the marks beside its log | `head`, `epoch` and `resume_from` make opening O(tail); `front_run` is the run whose turn it is, `owned` whether someone holds it, `progressed` whether its owner got anywhere; `first_run` and `first_hash` recognise the post that made it, also when that run's record is gone; `wishes` is what its further runs inherit, NULL for nothing |
 //! | `entry` | an entry of a session's log | `write_id` stands on the first entry of each append; `schema` is the entry's own version |
-//! | `run` | the record of a run | `id` ascends with acceptance and starts with the time (`created_ms << 20`), so that "created after" is a range of keys; how it ended is the entry at `ended_position`, kept once; one that ended without an entry could not be read, and its dead letter says why; `traceparent` and `tracestate` are those of the post that made it |
+//! | `run` | the record of a run | `id` ascends with acceptance and starts with the time (`created_ms << 20`), so that "created after" is a range of keys; how it ended is the entry at `ended_position`, kept once; one that ended without an entry could not be read, and its dead letter says why; `traceparent` and `tracestate` are those of the post that made it; `webhook` is whom it wants to be told, NULL for nobody |
 //! | `queue` | a run that has not ended | `state` is `ready`, `delayed` (until `due_ms`), `leased`, `paused` (it waits for a person) or `blocked` (behind another run of its session, `urgent` ones first). When a lease ends is kept in memory only: a lease never outlives the process |
 //! | `gate` | a question to a person | `gate` is its number within the session; the entries in the log say the same, this finds them |
+//! | `webhook` | something that a receiver is told, or was | `due_ms` is when it is sent next, or with `leased` when its claim lapses; `target` is a copy of the run's, which may be gone by then |
 //! | `dead_letter` | a run that was given up | goes with its record |
 //! | `api_key` | an API key without its secret | `tenant` NULL is every tenant; `sha256` is of the whole secret; `meta.keys` rises with every change |
 //! | `log` (view) | `entry` with names instead of numbers | for people |
@@ -24,6 +25,7 @@ use rusqlite::{Connection, OptionalExtension};
 use torpor_core::store;
 
 use crate::fault::{Fault, describe};
+use crate::outbox;
 
 /// The layout this build writes and reads. It reads older ones by bringing them up to date.
 pub(crate) const VERSION: u32 = 4;
@@ -93,7 +95,8 @@ CREATE TABLE run (
     cancel          INTEGER NOT NULL DEFAULT 0,
     log_from        INTEGER,
     traceparent     TEXT,
-    tracestate      TEXT
+    tracestate      TEXT,
+    webhook         TEXT
 );
 CREATE UNIQUE INDEX run_idempotency ON run (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX run_tenant ON run (tenant);
@@ -156,6 +159,24 @@ CREATE TABLE gate (
 );
 CREATE INDEX gate_run ON gate (run);
 CREATE INDEX gate_pending ON gate (expires_ms) WHERE state = 'pending';
+CREATE TABLE webhook (
+    id          INTEGER PRIMARY KEY,
+    webhook_id  TEXT NOT NULL UNIQUE,
+    run         TEXT NOT NULL,
+    tenant      TEXT NOT NULL,
+    kind        TEXT NOT NULL,
+    target      TEXT NOT NULL,
+    body        TEXT NOT NULL,
+    state       TEXT NOT NULL CHECK (state IN ('pending', 'sent', 'given_up')),
+    attempts    INTEGER NOT NULL,
+    leased      INTEGER NOT NULL,
+    due_ms      INTEGER NOT NULL,
+    created_ms  INTEGER NOT NULL,
+    last_status INTEGER,
+    last_error  TEXT
+);
+CREATE INDEX webhook_pending ON webhook (due_ms) WHERE state = 'pending';
+CREATE INDEX webhook_run ON webhook (run);
 ";
 
 /// What version 1 lacks. (The first runs of its sessions are not known; posting them again is a conflict.)
@@ -179,6 +200,7 @@ const FROM_3: &str = "
 ALTER TABLE session ADD COLUMN next_gate INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE run ADD COLUMN traceparent TEXT;
 ALTER TABLE run ADD COLUMN tracestate TEXT;
+ALTER TABLE run ADD COLUMN webhook TEXT;
 DROP INDEX queue_ready;
 DROP INDEX queue_delayed;
 DROP INDEX queue_blocked;
@@ -206,6 +228,7 @@ pub(crate) fn open_writer(file: &Path) -> Result<Connection, store::Error> {
         conn.pragma_update(None, "journal_size_limit", WAL_KEEP_BYTES)?;
         prepare_tables(&conn)?;
         void_leases(&conn)?;
+        outbox::void_claims(&conn)?;
         Ok(conn)
     };
     open().map_err(|fault| describe(&format!("cannot open the database {}", file.display()), fault))

@@ -4,27 +4,33 @@
 
 use rusqlite::{OptionalExtension, params};
 use torpor_core::outcome::Status;
+use torpor_core::webhook::Kind;
 use torpor_core::{Position, RunId};
 
 use crate::fault::Fault;
-use crate::gates;
+use crate::outbox::About;
 use crate::record::{lossy, sql};
 use crate::writer::Batch;
+use crate::{gates, outbox};
 
 /// Most of what is wrong with a run that its dead letter quotes, in characters: it may quote the run.
 const MAX_REASON_CHARS: usize = 500;
 
 /// A run ended with the entry at this position.
-pub(crate) fn ended(b: &mut Batch<'_>, session: i64, run: &RunId, status: &str, at: Position) -> Result<(), Fault> {
-    let row: i64 =
-        b.conn.prepare_cached("SELECT id FROM run WHERE run_id = ?1")?.query_row([run.as_str()], |r| r.get(0))?;
+pub(crate) fn ended(b: &mut Batch<'_>, session: i64, run: &RunId, status: Status, at: Position) -> Result<(), Fault> {
+    let about = b
+        .conn
+        .prepare_cached("SELECT id, webhook FROM run WHERE run_id = ?1")?
+        .query_row([run.as_str()], |r| Ok(About { row: r.get(0)?, run, target: r.get(1)? }))?;
+    let row = about.row;
     b.conn
         .prepare_cached(
             "UPDATE run SET status = ?2, ended_ms = ?3, ended_position = ?4, version = version + 1 WHERE id = ?1",
         )?
-        .execute(params![row, status, sql(b.now()), sql(at.0)])?;
+        .execute(params![row, status.as_str(), sql(b.now()), sql(at.0)])?;
     gates::close(b.conn, run.as_str())?;
     hand_on(b, session, row)?;
+    outbox::post(b, &about, Kind::Ended, status, None)?;
     gone(b, run);
     Ok(())
 }
@@ -32,13 +38,17 @@ pub(crate) fn ended(b: &mut Batch<'_>, session: i64, run: &RunId, status: &str, 
 /// A run cannot be read: it fails without an entry (its log may be what is unreadable), and the dead letter says
 /// why. Nothing is lost: a build that can read it shows it as failed.
 pub(crate) fn set_aside(b: &mut Batch<'_>, session: i64, row: i64, why: &str) -> Result<(), Fault> {
-    let run = b
+    let found = b
         .conn
         .prepare_cached(
-            "UPDATE run SET status = ?2, ended_ms = ?3, version = version + 1 WHERE id = ?1 RETURNING run_id",
+            "UPDATE run SET status = ?2, ended_ms = ?3, version = version + 1 WHERE id = ?1 \
+             RETURNING run_id, webhook",
         )?
-        .query_row(params![row, Status::Failed.as_str(), sql(b.now())], |r| Ok(lossy(r, 0)?.into_owned()))
+        .query_row(params![row, Status::Failed.as_str(), sql(b.now())], |r| {
+            Ok((lossy(r, 0)?.into_owned(), r.get::<_, Option<String>>(1)?))
+        })
         .optional()?;
+    let (run, target) = found.unzip();
     let why: String = why.chars().take(MAX_REASON_CHARS).collect();
     let reason = format!("its stored form cannot be read by this build: {why}");
     tracing::error!(run = run.as_deref().unwrap_or("unknown"), row, reason, "set a run aside as a dead letter");
@@ -47,6 +57,8 @@ pub(crate) fn set_aside(b: &mut Batch<'_>, session: i64, row: i64, why: &str) ->
     }
     hand_on(b, session, row)?;
     if let Some(run) = run.as_deref().and_then(RunId::parse) {
+        let about = About { row, run: &run, target: target.flatten() };
+        outbox::post(b, &about, Kind::Ended, Status::Failed, None)?;
         gone(b, &run);
     }
     Ok(())

@@ -31,6 +31,8 @@ const BATCH: usize = 256;
 pub(crate) struct Signals {
     /// A run became claimable.
     pub(crate) ready: Notify,
+    /// A webhook became due, or is due at another time than it was.
+    pub(crate) posted: Notify,
     /// No later than this something becomes claimable by the passing of time; `u64::MAX` for never.
     pub(crate) due: watch::Sender<u64>,
     /// Waiters for a run's record.
@@ -89,6 +91,7 @@ pub(crate) fn first_delayed(conn: &Connection) -> Result<Option<u64>, Fault> {
 #[derive(Default)]
 struct After {
     ready: bool,
+    posted: bool,
     recheck_due: bool,
     changed: Vec<RunId>,
     told: Vec<(WorkerId, LeaseKey)>,
@@ -131,6 +134,11 @@ impl Batch<'_> {
     /// A run became claimable now.
     pub(crate) fn ready(&mut self) {
         self.after.ready = true;
+    }
+
+    /// A webhook was posted, or put off.
+    pub(crate) fn posted(&mut self) {
+        self.after.posted = true;
     }
 
     /// A run becomes claimable at `due`.
@@ -370,5 +378,8 @@ fn announce(conn: &Connection, signals: &Signals, after: &After) {
     }
     if after.ready {
         signals.ready.notify_one();
+    }
+    if after.posted {
+        signals.posted.notify_waiters();
     }
 }

@@ -219,6 +219,8 @@ const UNDO_4: &str = "
     ALTER TABLE session DROP COLUMN next_gate;
     ALTER TABLE run DROP COLUMN traceparent;
     ALTER TABLE run DROP COLUMN tracestate;
+    ALTER TABLE run DROP COLUMN webhook;
+    DROP TABLE webhook;
     UPDATE meta SET value = '3' WHERE name = 'schema';";
 
 #[tokio::test]

@@ -14,6 +14,7 @@ pub mod gates;
 pub mod keys;
 pub mod log;
 pub mod model;
+pub mod outbox;
 pub mod queue;
 pub mod runs;
 pub mod sandbox;
@@ -32,6 +33,7 @@ use torpor_core::gate::GateStore;
 use torpor_core::log::{AppendError, SessionLog};
 use torpor_core::queue::{Enqueued, Lease, NewRun, WorkQueue};
 use torpor_core::run::{Record, RunStore};
+use torpor_core::webhook::Outbox;
 use torpor_core::{Clock as _, Position, RunId, SessionKey, Timestamp};
 
 use crate::clock::ManualClock;
@@ -86,6 +88,8 @@ pub struct Fixture {
     pub runs: Arc<dyn RunStore>,
     /// Its gates.
     pub gates: Arc<dyn GateStore>,
+    /// Its webhooks.
+    pub outbox: Arc<dyn Outbox>,
     /// How long its leases last.
     pub lease: Duration,
     /// How long it keeps terminal records; longer than a few leases.
@@ -277,6 +281,24 @@ macro_rules! conformance {
             gates_are_listed
             a_repeated_gate_is_stored_once
         ]);
+        $crate::conformance_cases!($fresh, outbox: [
+            a_run_without_a_target_posts_nothing
+            the_end_of_a_run_is_posted_with_it
+            a_gate_is_posted_with_it
+            a_cancel_before_the_start_is_posted
+            a_refused_or_repeated_end_posts_nothing_more
+            further_runs_keep_the_target
+            a_claim_keeps_others_off_until_it_lapses
+            racing_claims_never_share_a_message
+            a_failed_message_waits_for_its_time
+            what_is_over_is_never_claimed_again
+            a_late_note_counts_only_if_it_was_received
+            a_waiting_claim_is_woken_by_a_post
+            a_waiting_claim_is_woken_by_time
+            the_longest_due_goes_first
+            a_pending_message_outlives_its_record
+            messages_are_work_to_wake_for
+        ]);
         $crate::conformance_cases!($fresh, runs: [
             an_unknown_run_has_no_record
             a_record_follows_its_run
@@ -377,6 +399,7 @@ mod tests {
             ("queue", include_str!("conformance/queue.rs")),
             ("cancel", include_str!("conformance/cancel.rs")),
             ("gates", include_str!("conformance/gates.rs")),
+            ("outbox", include_str!("conformance/outbox.rs")),
             ("runs", include_str!("conformance/runs.rs")),
             ("sandbox", include_str!("conformance/sandbox.rs")),
             ("model", include_str!("conformance/model.rs")),

@@ -88,6 +88,7 @@ impl Runtime {
             owner: Some(owner),
             settings: Arc::new(config.harness.clone()),
             sandbox: sandbox.clone().map(|s| s as Arc<dyn SandboxTransport>),
+            webhooks: None,
             local: Some(Arc::new(InProcess(worker.clone()))),
             checks,
             observer,

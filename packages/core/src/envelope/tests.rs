@@ -44,7 +44,20 @@ fn every_problem_is_named() {
         ),
         (json!({"prompt": "x", "kind": "dance"}), "kind: must be \"converge\" (or absent)"),
         (json!({"item": {"item_id": "a", "file": "b"}}), "item.pattern: is required"),
-        (json!({"prompt": "x", "webhook": {"url": "http://x"}}), "webhook: is not supported by this version"),
+        (json!({"prompt": "x", "webhook": "https://x"}), "webhook: must be an object, got \"https://x\""),
+        (json!({"prompt": "x", "webhook": {}}), "webhook.url: is required"),
+        (
+            json!({"prompt": "x", "webhook": {"url": "https://x", "secret": "s"}}),
+            "webhook.secret: is not a known field",
+        ),
+        (
+            json!({"prompt": "x", "webhook": {"url": "https://x", "secretRef": ""}}),
+            "webhook.secretRef: must not be blank",
+        ),
+        (
+            json!({"prompt": "x", "webhook": {"url": "x".repeat(2_049)}}),
+            "webhook.url: must be at most 2048 bytes, got 2049",
+        ),
         (
             json!({"item": {"item_id": "a", "file": "b", "pattern": "c", "require_approval": "yes"}}),
             "item.require_approval: must be true or false, got \"yes\"",

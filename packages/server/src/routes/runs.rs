@@ -12,7 +12,7 @@ use torpor_core::envelope::{self, Envelope, Spec};
 use torpor_core::key::Scope;
 use torpor_core::problem::Code;
 use torpor_core::queue::{Expects, NewRun};
-use torpor_core::{RunId, SessionKey};
+use torpor_core::{RunId, SessionKey, webhook};
 use torpor_harness::Refused;
 
 use crate::answer::{self, is_settled};
@@ -45,6 +45,7 @@ pub(crate) async fn submit(
         caller.needs(Scope::GatesDecide)?;
     }
     let new = NewRun { trace: parts.extensions.get().cloned(), ..new_run(&caller, envelope, key)? };
+    check_webhook(&shared, &new)?;
     let ticket = match decision {
         // The run must be there: a verdict makes none.
         Some(_) if shared.app.runs.latest(&new.session).await?.is_none() => {
@@ -89,6 +90,16 @@ fn check_spec(shared: &Shared, spec: &Spec) -> Result<(), Problem> {
         Refused::Field { field, message } => Problem::field(Code::EnvelopeInvalid, field, message),
         Refused::NoSandbox(_) => Problem::new(Code::NoSandbox, format!("{e}.")),
     })
+}
+
+/// Refuses a target that could never be reached, or whose secret is not there.
+fn check_webhook(shared: &Shared, new: &NewRun) -> Result<(), Problem> {
+    let Some(target) = &new.spec.webhook else { return Ok(()) };
+    let Some(webhooks) = &shared.app.webhooks else {
+        return Err(Problem::field(Code::EnvelopeInvalid, "webhook", "is refused: nothing here sends webhooks"));
+    };
+    let refused = |e: webhook::Refused| Problem::field(Code::EnvelopeInvalid, e.field, e.message);
+    webhooks.check(new.session.tenant(), target).map_err(refused)
 }
 
 fn new_run(caller: &Caller, envelope: Envelope, key: Option<&str>) -> Result<NewRun, Problem> {

@@ -90,6 +90,7 @@ impl Fake {
             owner: None,
             settings: Arc::new(Settings::new(model::Ref::parse("anthropic/claude-x").unwrap())),
             sandbox: Some(Arc::new(FakeSandbox(FakeHands::start()))),
+            webhooks: None,
             local: Some(Arc::new(Local(Arc::clone(self)))),
             checks: Vec::new(),
             observer: Arc::new(torpor_core::observe::Nobody),
@@ -286,6 +287,7 @@ impl WorkQueue for Fake {
                 log_from: None,
                 trace: new.trace,
                 gates: Vec::new(),
+                webhook: None,
                 version: 1,
             };
             if let (Some(key), Some(i)) = (key, new.idempotency) {

@@ -340,13 +340,28 @@ pub async fn the_backlog_counts_every_run_once(f: Fixture) {
     created(f.enqueue(NewRun { not_before, ..first("later") }).await);
     let lease = f.running("leased").await;
     created(f.enqueue(further("leased")).await);
-    assert_eq!(f.queue.backlog().await.unwrap(), Backlog { ready: 1, waiting: 2, leased: 1, paused: 0, dead: 0 });
+    assert_eq!(
+        f.queue.backlog().await.unwrap(),
+        Backlog { ready: 1, waiting: 2, leased: 1, dead: 0, ..Backlog::default() }
+    );
     f.expire_leases().await;
-    assert_eq!(f.queue.backlog().await.unwrap(), Backlog { ready: 2, waiting: 2, leased: 0, paused: 0, dead: 0 });
+    assert_eq!(
+        f.queue.backlog().await.unwrap(),
+        Backlog { ready: 2, waiting: 2, leased: 0, dead: 0, ..Backlog::default() }
+    );
     assert_eq!(f.queue.heartbeat(&lease.worker, &[lease.key()]).await.unwrap(), []);
-    assert_eq!(f.queue.backlog().await.unwrap(), Backlog { ready: 1, waiting: 2, leased: 1, paused: 0, dead: 0 });
+    assert_eq!(
+        f.queue.backlog().await.unwrap(),
+        Backlog { ready: 1, waiting: 2, leased: 1, dead: 0, ..Backlog::default() }
+    );
     f.queue.dead_letter(&lease.record.run_id, "poison").await.unwrap();
-    assert_eq!(f.queue.backlog().await.unwrap(), Backlog { ready: 1, waiting: 2, leased: 1, paused: 0, dead: 0 });
+    assert_eq!(
+        f.queue.backlog().await.unwrap(),
+        Backlog { ready: 1, waiting: 2, leased: 1, dead: 0, ..Backlog::default() }
+    );
     f.finish(&lease, 0).await;
-    assert_eq!(f.queue.backlog().await.unwrap(), Backlog { ready: 2, waiting: 1, leased: 0, paused: 0, dead: 1 });
+    assert_eq!(
+        f.queue.backlog().await.unwrap(),
+        Backlog { ready: 2, waiting: 1, leased: 0, dead: 1, ..Backlog::default() }
+    );
 }
