@@ -14,6 +14,9 @@ use torpor_core::tool::{Place, SessionEffect, Spec, Tool};
 /// The name of the tool that ends a review.
 pub(crate) const SUBMIT_VERDICT: &str = "submit_verdict";
 
+/// The name of the tool that ends work with an output schema.
+pub(crate) const SUBMIT_RESULT: &str = "submit_result";
+
 /// The name of the tool that asks a person.
 pub(crate) const REQUEST_APPROVAL: &str = "request_approval";
 
@@ -61,36 +64,25 @@ impl Known {
     }
 }
 
-struct Sandboxed(Spec);
-
-impl Tool for Sandboxed {
-    fn spec(&self) -> &Spec {
-        &self.0
-    }
-
-    fn place(&self) -> Place {
-        Place::Sandbox
-    }
-
-    fn run_session(&self, _input: &Value) -> SessionEffect {
-        SessionEffect { result: ToolResult::error("This tool runs in the sandbox."), verdict: None }
-    }
+/// A tool that has no code here: what it does is done elsewhere.
+struct Elsewhere {
+    spec: Spec,
+    place: Place,
+    /// Who does it.
+    whose: &'static str,
 }
 
-/// A tool that a person answers: it has no code.
-struct Asking(Spec);
-
-impl Tool for Asking {
+impl Tool for Elsewhere {
     fn spec(&self) -> &Spec {
-        &self.0
+        &self.spec
     }
 
     fn place(&self) -> Place {
-        Place::Person
+        self.place
     }
 
     fn run_session(&self, _input: &Value) -> SessionEffect {
-        SessionEffect { result: ToolResult::error("A person answers this."), verdict: None }
+        SessionEffect { result: ToolResult::error(self.whose), verdict: None }
     }
 }
 
@@ -114,8 +106,10 @@ impl Tool for SubmitVerdict {
 }
 
 static CATALOGUE: LazyLock<Vec<Known>> = LazyLock::new(|| {
-    let mut all: Vec<Known> = sandbox_specs().into_iter().map(|s| Known::new(Sandboxed(s))).collect();
-    all.push(Known::new(Asking(Spec {
+    let elsewhere = |place, whose, spec| Known::new(Elsewhere { spec, place, whose });
+    let sandboxed = |spec| elsewhere(Place::Sandbox, "This tool runs in the sandbox.", spec);
+    let mut all: Vec<Known> = sandbox_specs().into_iter().map(sandboxed).collect();
+    all.push(elsewhere(Place::Person, "A person answers this.", Spec {
         name: REQUEST_APPROVAL,
         description: "Ask a person for approval before you do something that needs it: because you were told to ask, \
                       or because it is destructive, cannot be undone or reaches others. Nothing else runs until they \
@@ -129,7 +123,7 @@ static CATALOGUE: LazyLock<Vec<Known>> = LazyLock::new(|| {
                     "description": "What exactly you will do if they approve."},
             }),
         ),
-    })));
+    }));
     all.push(Known::new(SubmitVerdict(Spec {
         name: SUBMIT_VERDICT,
         description: "Deliver your verdict on the item under review. Call it exactly once, when you have read \
@@ -144,6 +138,14 @@ static CATALOGUE: LazyLock<Vec<Known>> = LazyLock::new(|| {
             }),
         ),
     })));
+    all.push(elsewhere(Place::Session, "The schema of the run decides about this.", Spec {
+        name: SUBMIT_RESULT,
+        description: "Deliver the result of the task, as `result`, in exactly the form that the schema asks for. Call \
+                      it once, when everything else is done; it ends the task. If the result does not fit, the answer \
+                      says where and what was expected: correct it and call this again.",
+        // Each run puts its own schema in the place of this property's.
+        schema: object(&["result"], json!({"result": {"description": "The whole result."}})),
+    }));
     all
 });
 
@@ -289,7 +291,8 @@ pub(crate) fn offered(sandbox: bool, spec: &envelope::Spec) -> Vec<&'static Know
     CATALOGUE
         .iter()
         .filter(|k| match k.tool.place() {
-            // A review always has its way to end.
+            // Work that ends with a call always has that call.
+            Place::Session if k.tool.spec().name == SUBMIT_RESULT => spec.output_schema.is_some(),
             Place::Session => review,
             Place::Sandbox => sandbox && allowed(k),
             Place::Person => must_ask || allowed(k),
@@ -360,6 +363,10 @@ mod tests {
         assert_eq!(names(true, Some(false), Some(&["ls", "read"])), ["read", "ls", "submit_verdict"]);
         assert_eq!(names(true, Some(true), Some(&["read"])), ["read", "request_approval", "submit_verdict"]);
         assert_eq!(names(true, None, None).len(), 8);
+        let output_schema = Some(json!({"type": "object"}));
+        let spec = envelope::Spec { output_schema, tools: Some(vec![]), ..envelope::Spec::prompt("p") };
+        let offer: Vec<_> = offered(true, &spec).iter().map(|k| k.tool.spec().name).collect();
+        assert_eq!(offer, [SUBMIT_RESULT]);
         assert_eq!(check_names(&["bash".into(), "fly".into()]).unwrap_err().unknown, "fly");
     }
 }

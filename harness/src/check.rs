@@ -9,6 +9,7 @@ use torpor_core::tool::Place;
 
 use crate::approval::Policy;
 use crate::catalogue;
+use crate::output::Output;
 use crate::settings::Settings;
 
 /// Why a run cannot be worked on here.
@@ -51,6 +52,9 @@ pub fn check(spec: &Spec, settings: &Settings, sandbox: Option<&dyn SandboxTrans
     }
     if let Err(e) = Policy::new(&spec.approvals) {
         return field("approvals", e);
+    }
+    if let Some(Err(e)) = spec.output_schema.as_ref().map(Output::new) {
+        return field("outputSchema", e);
     }
     if let Err(e) = settings.resolve(spec) {
         return field(if spec.provider.is_some() { "provider" } else { "model" }, format!("cannot be used: {e}"));

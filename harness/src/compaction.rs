@@ -67,6 +67,7 @@ impl Leaf<'_> {
             spent,
             refused_verdict: self.state().refused_verdict,
             approved: self.state().approved,
+            submissions: self.state().submissions.clone(),
             parked_ms: u64::try_from(self.state().parked.as_millis()).unwrap_or(u64::MAX),
         });
         let summary = prompt::summary(answer.text().trim());

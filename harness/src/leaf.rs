@@ -6,11 +6,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use torpor_core::clock::{Clock, Timestamp};
 use torpor_core::entry::Body;
-use torpor_core::envelope::{Budget, Work};
+use torpor_core::envelope::Budget;
 use torpor_core::id::RunId;
 use torpor_core::live::Hub;
 use torpor_core::log::SessionLog;
-use torpor_core::message::Assistant;
 use torpor_core::model;
 use torpor_core::observe::{Event, Observer, Span};
 use torpor_core::outcome::{FailReason, Outcome};
@@ -21,6 +20,8 @@ use torpor_core::trace;
 
 use crate::approval::Policy;
 use crate::catalogue;
+use crate::finish::Finish;
+use crate::output::Output;
 use crate::prompt;
 use crate::settings::Settings;
 use crate::state::State;
@@ -219,6 +220,8 @@ pub(crate) struct Leaf<'a> {
     pub(crate) trace: trace::Context,
     /// What needs approval, or why that cannot be said.
     policy: Result<Policy, String>,
+    /// What it must deliver, if that is more than words; or why that cannot be said.
+    pub(crate) output: Result<Option<Box<Output>>, String>,
     pub(crate) sandbox: Option<Arc<dyn Sandbox>>,
     /// Whether the conversation was shortened because the provider refused its length.
     pub(crate) shortened: bool,
@@ -235,7 +238,8 @@ impl<'a> Leaf<'a> {
         let budget = deps.settings.budget(&lease.record.spec);
         let trace = lease.record.trace.as_ref().map_or_else(trace::Context::fresh, trace::Context::child);
         let policy = deps.settings.policy(&lease.record.spec);
-        Self { deps, lease, writer, budget, trace, policy, sandbox: None, shortened: false, blind: false, stop }
+        let output = lease.record.spec.output_schema.as_ref().map(Output::new).transpose().map(|o| o.map(Box::new));
+        Self { deps, lease, writer, budget, trace, policy, output, sandbox: None, shortened: false, blind: false, stop }
     }
 
     /// Reads the tail and derives the state. A session without entries costs no read.
@@ -273,6 +277,11 @@ impl<'a> Leaf<'a> {
         } else if let Some(end) = self.start().await? {
             return Ok(end);
         }
+        if let Err(e) = &self.output {
+            // It was good when the run began; another build may see it otherwise.
+            let outcome = Outcome::failed(FailReason::BadInputs, format!("`outputSchema` {e}"));
+            return self.end(outcome).await;
+        }
         loop {
             if let Some(end) = self.step().await? {
                 return Ok(end);
@@ -284,13 +293,13 @@ impl<'a> Leaf<'a> {
     async fn step(&mut self) -> Step {
         let state = self.state();
         if state.open.is_empty() {
-            if let Some(verdict) = state.verdict.clone() {
-                let done = Outcome::Done { verdict: Some(verdict), response: None, stop_reason: None };
-                return self.end(done).await.map(Some);
-            }
-            if let Some(answer) = state.last_answer() {
-                let outcome = self.conclude(answer);
-                return self.end(outcome).await.map(Some);
+            match self.finish() {
+                Finish::Not => {}
+                Finish::Remind(text) => {
+                    self.writer.stage(Body::Reminded { run: self.run(), text: text.to_owned() });
+                    return Ok(None);
+                }
+                Finish::End(outcome) => return self.end(outcome).await.map(Some),
             }
         }
         if state.is_aborted() {
@@ -330,28 +339,6 @@ impl<'a> Leaf<'a> {
         };
         self.writer.stage(body);
         Ok(None)
-    }
-
-    /// What a final answer without tool calls means.
-    fn conclude(&self, answer: &Assistant) -> Outcome {
-        if let Work::Review { item } = &self.lease.record.spec.work {
-            return if self.state().refused_verdict {
-                Outcome::failed(
-                    FailReason::InvalidVerdict,
-                    format!("the model stopped without a valid verdict for item {:?}", item.item_id),
-                )
-            } else {
-                Outcome::failed(
-                    FailReason::NoVerdict,
-                    format!("the model stopped without a verdict for item {:?}", item.item_id),
-                )
-            };
-        }
-        Outcome::Done {
-            verdict: None,
-            response: Some(answer.text()),
-            stop_reason: Some(answer.stop.as_str().to_owned()),
-        }
     }
 
     /// Whether a call needs approval. Rules that cannot be read hold everything.

@@ -9,7 +9,7 @@ use torpor_core::model::{Message, Prepared, Ref, Request, Retry};
 use torpor_core::outcome::{FailReason, Outcome};
 use torpor_core::{message::Assistant, tool};
 
-use crate::catalogue;
+use crate::catalogue::{self, SUBMIT_RESULT};
 use crate::compaction::{Compacted, without_images};
 use crate::leaf::{Interrupt, Leaf, Step};
 use crate::prompt;
@@ -80,13 +80,9 @@ impl Leaf<'_> {
             return Err("the run has no beginning in its log".into());
         };
         let model = Ref::parse(&started.model)?;
-        let tools: Vec<tool::Spec> = started
-            .tools
-            .iter()
-            .filter_map(|name| catalogue::find(name))
-            .map(|known| known.tool.spec().clone())
-            .collect();
-        let system = prompt::system(started.workdir.as_deref());
+        let tools: Vec<&tool::Spec> = started.tools.iter().filter_map(|name| self.spec_of(name)).collect();
+        let submits = matches!(self.output, Ok(Some(_)));
+        let system = prompt::system(started.workdir.as_deref(), submits);
         let blinded;
         let messages = if self.blind {
             blinded = without_images(messages, prompt::IMAGE_REFUSED);
@@ -96,6 +92,14 @@ impl Leaf<'_> {
         };
         let request = Request { model: &model, system: &system, tools: &tools, messages };
         self.deps.models.prepare(&request).map_err(|e| e.to_string())
+    }
+
+    /// A tool as this run's model is shown it.
+    fn spec_of(&self, name: &str) -> Option<&tool::Spec> {
+        match &self.output {
+            Ok(Some(output)) if name == SUBMIT_RESULT => Some(output.spec()),
+            _ => catalogue::find(name).map(|known| known.tool.spec()),
+        }
     }
 
     /// Whether requests for an answer have images.

@@ -28,12 +28,21 @@ const NO_TOOLS: &str = "\
 You are a helpful assistant. You have no files and no commands in this conversation: answer from what you are told and \
 what you know, and say so when that is not enough.";
 
-/// The system prompt of a run.
-pub(crate) fn system(workdir: Option<&str>) -> String {
-    match workdir {
-        Some(dir) => format!("{BASE}\n\nYour working directory is {dir}"),
-        None => NO_TOOLS.to_owned(),
-    }
+const SUBMIT: &str = "\
+The result is delivered by a call, not in words: when the task is done, call `submit_result` once, with the whole result \
+in the form of its schema. Do not end a message without a call before that.";
+
+/// Tells a model that stopped without a result.
+pub(crate) const RESULT_IS_DUE: &str = "\
+You stopped without delivering a result, and only a call of `submit_result` delivers it. Call it now, with what you have \
+found, in the form of its schema.";
+
+/// The system prompt of a run; with `submits` it must end with a result.
+pub(crate) fn system(workdir: Option<&str>, submits: bool) -> String {
+    let base = if workdir.is_some() { BASE } else { NO_TOOLS };
+    let submit = if submits { format!("\n\n{SUBMIT}") } else { String::new() };
+    let place = workdir.map(|dir| format!("\n\nYour working directory is {dir}")).unwrap_or_default();
+    format!("{base}{submit}{place}")
 }
 
 /// Asks for a summary of everything so far. It stands at the end of the conversation, so the prefix stays cached.
@@ -135,8 +144,12 @@ mod tests {
 
     #[test]
     fn the_prefix_is_the_same_for_all_sessions() {
-        let (a, b) = (system(Some("/a")), system(Some("/b")));
-        assert_eq!(a.trim_end_matches("/a"), b.trim_end_matches("/b"));
+        for submits in [false, true] {
+            let (a, b) = (system(Some("/a"), submits), system(Some("/b"), submits));
+            assert_eq!(a.trim_end_matches("/a"), b.trim_end_matches("/b"));
+            assert_eq!(a.contains("submit_result"), submits);
+        }
+        let a = system(Some("/a"), false);
         assert!(!a.contains("20"), "no date in the prefix");
     }
 }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use torpor_core::clock::Timestamp;
-use torpor_core::entry::{Body, Entry, OpenRun, RunTotals, ToolEnding};
+use torpor_core::entry::{Body, Entry, OpenRun, RunTotals, Submissions, ToolEnding};
 use torpor_core::gate::{Action, Decision};
 use torpor_core::id::{Position, RunId};
 use torpor_core::message::{Assistant, Block, StopReason, ToolResult};
@@ -14,8 +14,9 @@ use torpor_core::model::Message;
 use torpor_core::outcome::{Outcome, Verdict};
 use torpor_core::sandbox;
 
-use crate::catalogue::{REQUEST_APPROVAL, SUBMIT_VERDICT};
+use crate::catalogue::{REQUEST_APPROVAL, SUBMIT_RESULT, SUBMIT_VERDICT};
 use crate::compaction::weight;
+use crate::finish::problem_of;
 
 /// What a dangling call of an ended run is answered with, so that every use has a result.
 const NO_RESULT: &str = "No result: the run ended before this call did. Whether it had an effect is not known.";
@@ -76,6 +77,10 @@ pub(crate) struct State {
     pub(crate) verdict: Option<Verdict>,
     /// Whether a verdict was offered and refused.
     pub(crate) refused_verdict: bool,
+    /// The arguments of the call that delivered the result.
+    pub(crate) submitted: Option<serde_json::Value>,
+    /// What became of results before that.
+    pub(crate) submissions: Submissions,
     /// Whether the last answer to a question of the model's was an approval.
     pub(crate) approved: bool,
     /// How long the run has waited for people.
@@ -102,6 +107,8 @@ impl State {
             spent: RunTotals::default(),
             verdict: None,
             refused_verdict: false,
+            submitted: None,
+            submissions: Submissions::default(),
             approved: false,
             parked: Duration::ZERO,
             parked_since: None,
@@ -176,6 +183,10 @@ impl State {
                 self.parked_since.get_or_insert(at);
             }
             Body::GateDecided { gate, decision, .. } => self.decide(*gate, decision, at),
+            Body::Reminded { text, .. } => {
+                self.push(position, Message::User(text.clone()));
+                self.submissions.reminded |= mine;
+            }
             Body::RunEnded { outcome, .. } => {
                 self.parked_since = None;
                 self.settle(position);
@@ -214,6 +225,14 @@ impl State {
             return;
         };
         u.result = Some(result.clone());
+        if mine && u.name == SUBMIT_RESULT && ending == ToolEnding::Finished {
+            if result.is_error {
+                self.submissions.refused += 1;
+                self.submissions.problem = Some(problem_of(result));
+            } else {
+                self.submitted.get_or_insert_with(|| u.input.clone());
+            }
+        }
         // A verdict that a person did not approve was a valid one.
         let rejected = matches!(&u.gate, Some((_, Some(d))) if d.action != Action::Approve);
         if mine && u.name == SUBMIT_VERDICT && !rejected {
@@ -248,6 +267,7 @@ impl State {
         self.unanswered = None;
         self.spent = open.spent.clone();
         self.refused_verdict |= open.refused_verdict;
+        self.submissions = open.submissions.clone();
         self.approved = open.approved;
         self.parked = Duration::from_millis(open.parked_ms);
         self.started = Some(Started {

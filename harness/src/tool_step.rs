@@ -18,7 +18,7 @@ use torpor_core::sandbox::{self, Ended};
 use torpor_core::tool::Place;
 
 use crate::approval;
-use crate::catalogue::{self, Known, REQUEST_APPROVAL};
+use crate::catalogue::{self, Known, REQUEST_APPROVAL, SUBMIT_RESULT};
 use crate::leaf::{Interrupt, Leaf, LeafEnd, Step};
 use crate::prompt;
 use crate::state::Use;
@@ -125,6 +125,10 @@ impl Leaf<'_> {
         }
         if !offered.contains(&u.name) {
             return refuse(format!("`{}` is not allowed in this run. Available: {}.", u.name, offered.join(", ")));
+        }
+        if u.name == SUBMIT_RESULT {
+            let (ending, result) = self.answer_result(u);
+            return Plan::Answer(ending, result);
         }
         if let Err(text) = known.check(&u.input) {
             return refuse(text);

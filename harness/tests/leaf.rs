@@ -45,7 +45,12 @@ async fn a_prompt_ends_with_the_models_words_and_its_usage() {
     let record = rig.go(Spec::prompt("go")).await;
     assert_eq!(
         record.outcome,
-        Some(Outcome::Done { verdict: None, response: Some("all good".into()), stop_reason: Some("end_turn".into()) })
+        Some(Outcome::Done {
+            verdict: None,
+            result: None,
+            response: Some("all good".into()),
+            stop_reason: Some("end_turn".into())
+        })
     );
     assert_eq!((record.spent.turns, record.spent.usage.input, record.spent.usage.output), (2, 20, 10));
     check_log(&rig.log(&record.session).await);

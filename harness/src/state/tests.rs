@@ -152,6 +152,7 @@ fn a_checkpoint_stands_in_for_what_came_before() {
         refused_verdict: false,
         approved: false,
         parked_ms: 0,
+        submissions: Submissions { refused: 2, problem: Some("wrong".into()), reminded: true },
     };
     let entry = |position: u64, body: Body| Entry {
         position: Position(position),
@@ -169,6 +170,7 @@ fn a_checkpoint_stands_in_for_what_came_before() {
     assert_eq!(state.messages.len(), 2);
     assert_eq!((state.spent.turns, state.spent.usage.input), (8, 70));
     assert_eq!(state.started.as_ref().map(|s| s.at), Some(Timestamp(5)), "the run has begun already");
+    assert_eq!((state.submissions.refused, state.submissions.reminded), (2, true), "tries are not given anew");
 }
 
 #[test]

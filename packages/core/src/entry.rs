@@ -143,6 +143,14 @@ pub enum Body {
         #[serde(flatten)]
         decision: Decision,
     },
+    /// The model stopped without the result that the run must end with, and is told so.
+    #[serde(rename_all = "camelCase")]
+    Reminded {
+        /// The run.
+        run: RunId,
+        /// The user message, as the model sees it.
+        text: String,
+    },
     /// Everything before `keep_from` is stood for by `summary`. Resume reads from `keep_from`.
     #[serde(rename_all = "camelCase")]
     Checkpoint {
@@ -203,6 +211,21 @@ pub struct OpenRun {
     /// How long it had been parked, in milliseconds: time that counts against no limit.
     #[serde(default)]
     pub parked_ms: u64,
+    /// What had become of its results.
+    #[serde(default)]
+    pub submissions: Submissions,
+}
+
+/// What became of the results that a run's model has offered.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Submissions {
+    /// Those that did not fit.
+    pub refused: u32,
+    /// What was wrong with the last of these.
+    pub problem: Option<String>,
+    /// Whether the model was told that a result is due.
+    pub reminded: bool,
 }
 
 /// What a run has spent so far.
@@ -229,6 +252,7 @@ impl Body {
             | Self::ToolEnded { run, .. }
             | Self::GateRequested { run, .. }
             | Self::GateDecided { run, .. }
+            | Self::Reminded { run, .. }
             | Self::RunEnded { run, .. } => Some(run),
             Self::Checkpoint { .. } => None,
         }

@@ -11,6 +11,7 @@ use crate::webhook::Target;
 
 mod fields;
 mod gates;
+mod output;
 #[cfg(test)]
 mod tests;
 mod webhook;
@@ -20,7 +21,7 @@ pub use gates::{Verdict, parse_verdict};
 
 /// Fields of the contract that this version does not act on yet. They are refused by name: a field that is
 /// accepted and ignored would be a promise broken in silence.
-const NOT_YET: [&str; 7] = ["inputsRef", "resultRef", "outputSchema", "repoUrl", "ref", "problemStatement", "env_key"];
+const NOT_YET: [&str; 6] = ["inputsRef", "resultRef", "repoUrl", "ref", "problemStatement", "env_key"];
 
 /// Most JSON that `metadata` may hold; it is part of every record, so it must stay small.
 const MAX_METADATA_BYTES: usize = 64 * 1024;
@@ -43,6 +44,9 @@ pub struct Spec {
     /// Calls that need approval before they run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approvals: Vec<Rule>,
+    /// JSON Schema of the result that the run must end with; free-form work only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_schema: Option<Value>,
     /// Hard limits.
     #[serde(default)]
     pub budget: Budget,
@@ -67,6 +71,7 @@ impl Spec {
             provider: None,
             tools: None,
             approvals: Vec::new(),
+            output_schema: None,
             budget: Budget::default(),
             workspace_ref: None,
             metadata: None,
@@ -91,6 +96,9 @@ pub struct Wishes {
     /// See [`Spec::approvals`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub approvals: Vec<Rule>,
+    /// See [`Spec::output_schema`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_schema: Option<Value>,
     /// See [`Spec::budget`].
     pub budget: Budget,
     /// See [`Spec::workspace_ref`].
@@ -110,6 +118,7 @@ impl Spec {
             provider: self.provider.clone(),
             tools: self.tools.clone(),
             approvals: self.approvals.clone(),
+            output_schema: self.output_schema.clone(),
             budget: self.budget,
             workspace_ref: self.workspace_ref.clone(),
             webhook: self.webhook.clone(),
@@ -126,6 +135,7 @@ impl Spec {
         // What needs approval can become more in a session, never less.
         let mine = std::mem::replace(&mut self.approvals, session.approvals.clone());
         self.approvals.extend(mine.into_iter().filter(|rule| !session.approvals.contains(rule)));
+        self.output_schema = self.output_schema.take().or_else(|| session.output_schema.clone());
         self.workspace_ref = self.workspace_ref.take().or_else(|| session.workspace_ref.clone());
         self.webhook = self.webhook.take().or_else(|| session.webhook.clone());
         let (mine, theirs) = (&mut self.budget, &session.budget);
@@ -247,6 +257,7 @@ pub fn parse(body: Value) -> Result<Envelope, Invalid> {
     let tools = f.strings("tools");
     let approvals = gates::rules(&mut f);
     let decision = gates::verdict(&mut f);
+    let output_schema = output::schema(&mut f, item.is_some());
     let mut budget = f.object("budget").map(|b| parse_budget(b, &mut f)).unwrap_or_default();
     let top_level_turns = f.integer("maxTurns", 1, u32::MAX.into());
     let workspace_ref = f.text("workspaceRef");
@@ -299,7 +310,18 @@ pub fn parse(body: Value) -> Result<Envelope, Invalid> {
         Some(work) if problems.is_empty() => Ok(Envelope {
             session_id,
             tenant,
-            spec: Spec { work, model, provider, tools, approvals, budget, workspace_ref, metadata, webhook },
+            spec: Spec {
+                work,
+                model,
+                provider,
+                tools,
+                approvals,
+                output_schema,
+                budget,
+                workspace_ref,
+                metadata,
+                webhook,
+            },
             run_async,
             priority: i32::try_from(priority).unwrap_or(0),
             not_before,

@@ -84,7 +84,7 @@ pub struct Request<'a> {
     /// System prompt.
     pub system: &'a str,
     /// Tools on offer, constant for a session.
-    pub tools: &'a [tool::Spec],
+    pub tools: &'a [&'a tool::Spec],
     /// The conversation so far; ends with a user or tools message.
     pub messages: &'a [Message],
 }

@@ -1,6 +1,7 @@
 //! How a run stands and how it ended.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// Where a run is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -155,6 +156,9 @@ pub enum Outcome {
         /// The verdict, for a review.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         verdict: Option<Verdict>,
+        /// The result, for work with an output schema, which it fits.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        result: Option<Value>,
         /// The model's last words, for free-form work.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         response: Option<String>,

@@ -17,8 +17,8 @@ fn models(openai: config::Openai) -> Models {
 
 async fn send(models: &Models, messages: &[Message]) -> Assistant {
     let model = Ref::parse("openai/vendor/test-model").unwrap();
-    let tools = [tool::Spec { name: "bash", description: "Runs it.", schema: json!({"type": "object"}) }];
-    let request = Request { model: &model, system: "Be brief.", tools: &tools, messages };
+    let bash = tool::Spec { name: "bash", description: "Runs it.", schema: json!({"type": "object"}) };
+    let request = Request { model: &model, system: "Be brief.", tools: &[&bash], messages };
     models.send(&models.prepare(&request).unwrap(), &mut |_| {}).await.unwrap()
 }
 

@@ -78,6 +78,8 @@ struct Standing<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     verdict: Option<&'a Verdict>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     response: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stop_reason: Option<&'a str>,
@@ -125,6 +127,7 @@ impl<'a> Standing<'a> {
         let mut it = Self {
             status: record.status.as_str(),
             verdict: None,
+            result: None,
             response: None,
             stop_reason: None,
             reason: None,
@@ -134,8 +137,9 @@ impl<'a> Standing<'a> {
             gates: record.gates.iter().map(GateShown::of).collect(),
         };
         match &record.outcome {
-            Some(Outcome::Done { verdict, response, stop_reason }) => {
+            Some(Outcome::Done { verdict, result, response, stop_reason }) => {
                 it.verdict = verdict.as_ref();
+                it.result = result.as_ref();
                 it.response = response.as_deref();
                 it.stop_reason = stop_reason.as_deref();
             }
@@ -190,6 +194,8 @@ pub(crate) fn turn(record: &Record) -> Option<Response> {
     struct Turn<'a> {
         session_id: &'a str,
         run_id: &'a RunId,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        result: Option<&'a Value>,
         response: &'a str,
         stop_reason: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -214,6 +220,7 @@ pub(crate) fn turn(record: &Record) -> Option<Response> {
     let body = Turn {
         session_id: record.session.session(),
         run_id: &record.run_id,
+        result: standing.result,
         response,
         stop_reason,
         error_message,
@@ -291,6 +298,7 @@ impl<'a> Shown<'a> {
     pub(crate) fn line(record: &'a Record) -> Self {
         let mut it = Self::whole(record);
         it.standing.response = None;
+        it.standing.result = None;
         it
     }
 }

@@ -125,5 +125,5 @@ pub fn ended(lease: &Lease, outcome: Outcome) -> Body {
 /// A good outcome.
 #[must_use]
 pub fn done(response: &str) -> Outcome {
-    Outcome::Done { verdict: None, response: Some(response.into()), stop_reason: Some("end_turn".into()) }
+    Outcome::Done { verdict: None, result: None, response: Some(response.into()), stop_reason: Some("end_turn".into()) }
 }

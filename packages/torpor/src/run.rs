@@ -222,6 +222,7 @@ fn print_outcome(record: &Value) {
                 (v["item_id"].as_str().unwrap_or_default(), v["verdict"].as_str().unwrap_or_default());
             println!("{}  {item}: {}", ui::bold(verdict), v["reason"].as_str().unwrap_or_default());
         }
+        "done" if record.get("result").is_some() => println!("{:#}", record["result"]),
         "done" => println!("{}", text("response")),
         status => println!("{} {}: {}", ui::bad(status), text("reason"), text("message")),
     }

@@ -167,8 +167,12 @@ impl<'a> Writer<'a> {
         }
         self.push(requested(&run)).await?;
         self.push(answered(&run, Block::Text { text: "done".into() }, StopReason::EndTurn)).await?;
-        let outcome =
-            Outcome::Done { verdict: None, response: Some("done".into()), stop_reason: Some("end_turn".into()) };
+        let outcome = Outcome::Done {
+            verdict: None,
+            result: None,
+            response: Some("done".into()),
+            stop_reason: Some("end_turn".into()),
+        };
         self.push(Body::RunEnded { run, outcome, spent: RunTotals::default() }).await?;
         self.flush().await
     }

@@ -160,6 +160,7 @@ impl Fake {
                         verdict: Finding::Flagged,
                         reason: "seen".into(),
                     }),
+                    result: None,
                     response: None,
                     stop_reason: None,
                 },
@@ -168,6 +169,7 @@ impl Fake {
                 }
                 Work::Prompt { prompt } => Outcome::Done {
                     verdict: None,
+                    result: None,
                     response: Some(format!("echo: {prompt}")),
                     stop_reason: Some("end_turn".into()),
                 },

@@ -28,21 +28,23 @@ pub struct Model {
 impl Model {
     async fn ask(&self, user: &str, deltas: &mut Vec<Delta>) -> Result<Assistant, Error> {
         let messages = [Message::User(user.into())];
-        let request = Request { model: &self.model, system: "Be brief.", tools: &tools(), messages: &messages };
+        let bash = tool();
+        let request = Request { model: &self.model, system: "Be brief.", tools: &[&bash], messages: &messages };
         let prepared = self.client.prepare(&request).unwrap();
         soon(self.client.send(&prepared, &mut |d| deltas.push(d))).await
     }
 }
 
-fn tools() -> [tool::Spec; 1] {
-    [tool::Spec { name: "bash", description: "Run a command.", schema: serde_json::json!({"type": "object"}) }]
+fn tool() -> tool::Spec {
+    tool::Spec { name: "bash", description: "Run a command.", schema: serde_json::json!({"type": "object"}) }
 }
 
 /// The same request has the same bytes; another has others.
 pub async fn preparing_is_pure(m: Model) {
     let prepare = |text: &str| {
         let messages = [Message::User(text.into())];
-        let request = Request { model: &m.model, system: "s", tools: &tools(), messages: &messages };
+        let bash = tool();
+        let request = Request { model: &m.model, system: "s", tools: &[&bash], messages: &messages };
         m.client.prepare(&request).unwrap()
     };
     let (a, b, c) = (prepare("hello"), prepare("hello"), prepare("hello!"));

@@ -21,8 +21,8 @@ fn results(of: &[(&str, &str)]) -> Message {
 fn encode(messages: &[Message], marks: bool) -> Result<Value, Error> {
     let model = Ref { provider: PROVIDER.into(), model: "claude-test".into() };
     let spec = |name| tool::Spec { name, description: "Does it.", schema: json!({"type": "object", "b": 1, "a": 2}) };
-    let tools = [spec("bash"), spec("read")];
-    let request = Request { model: &model, system: "Be brief.", tools: &tools, messages };
+    let (bash, read) = (spec("bash"), spec("read"));
+    let request = Request { model: &model, system: "Be brief.", tools: &[&bash, &read], messages };
     let bytes = body(&request, 100, marks)?;
     assert_eq!(bytes, body(&request, 100, marks)?, "the same request makes the same bytes");
     Ok(serde_json::from_slice(&bytes).unwrap())

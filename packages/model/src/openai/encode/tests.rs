@@ -33,8 +33,8 @@ fn results(of: &[(&str, &str)]) -> Message {
 fn encode(messages: &[Message]) -> Result<Value, Error> {
     let model = Ref { provider: PROVIDER.into(), model: "test".into() };
     let spec = |name| tool::Spec { name, description: "Does it.", schema: json!({"type": "object", "b": 1, "a": 2}) };
-    let tools = [spec("bash")];
-    let request = Request { model: &model, system: "Be brief.", tools: &tools, messages };
+    let bash = spec("bash");
+    let request = Request { model: &model, system: "Be brief.", tools: &[&bash], messages };
     let options = Options { include_usage: true, max_completion_tokens: Some(100), ..Options::default() };
     let bytes = body(&request, &options)?;
     assert_eq!(bytes, body(&request, &options)?, "the same request makes the same bytes");
