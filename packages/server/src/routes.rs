@@ -25,6 +25,7 @@ mod health;
 pub(crate) mod keys;
 mod messages;
 mod metrics;
+mod openapi;
 mod query;
 mod runs;
 mod sessions;
@@ -58,6 +59,7 @@ pub(crate) fn build(shared: Arc<Shared>) -> Router {
         .route("/keys", post(keys::create).get(keys::list))
         .route("/keys/{id}", delete(keys::revoke))
         .route("/keys/{id}/rotate", post(keys::rotate))
+        .route("/openapi.json", get(openapi::describe))
         .route("/health", get(health::health))
         .route("/livez", get(health::health))
         .route("/readyz", get(health::ready))

@@ -39,3 +39,34 @@ async fn the_gate_story_holds() {
     assert!(told.status.success(), "{out}{err}\n{}", world.log());
     assert!(out.contains("Published: publish"), "{out}");
 }
+
+/// What the server says of itself holds: a fuzzer reads the description, sends what it allows and what it forbids, and
+/// holds every answer against it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_description_holds_against_a_fuzzer() {
+    let Some(python) = python() else { return };
+    let mut world = World::new().await;
+    let model = world.file("model.json");
+    std::fs::write(&model, r#"{"scripts": [{"turns": [{"text": "done"}]}]}"#).unwrap();
+    world.env("TORPOR_MODEL", &format!("scripted:{}", model.display()));
+    world.env("TORPOR_SANDBOX", "none");
+    let made = world.run(&["keys", "create", "fuzzer", "--every-tenant", "--scope", "admin", "--json"]).await;
+    let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+    let server = world.serve().await;
+    let fuzzer = Command::new(python)
+        .args(["-m", "schemathesis.cli", "run"])
+        .arg(format!("{}/openapi.json", server.url))
+        .args(["--header", &format!("Authorization: Bearer {}", made["secret"].as_str().unwrap())])
+        .args(["--phases", "coverage,fuzzing", "--max-examples", "10", "--workers", "1", "--seed", "1"])
+        // What a schema cannot say (a model that is not configured, a folder that is not shared) is refused all the same.
+        .args(["--exclude-checks", "positive_data_acceptance"])
+        // It must not end the key that it uses.
+        .args(["--exclude-operation-id", "revokeKey", "--exclude-operation-id", "rotateKey"])
+        .args(["--request-timeout", "20", "--suppress-health-check", "all", "--continue-on-failure", "--no-color"])
+        .current_dir(world.data())
+        .output();
+    let told = tokio::time::timeout(Duration::from_secs(300), fuzzer).await.unwrap().unwrap();
+    let out = String::from_utf8_lossy(&told.stdout);
+    let failures: String = out.split("= FAILURES =").skip(1).collect();
+    assert!(told.status.success(), "{}", if failures.is_empty() { &out } else { failures.as_str() });
+}

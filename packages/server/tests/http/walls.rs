@@ -84,7 +84,7 @@ fn rows() -> Vec<Row> {
 }
 
 /// What everybody may ask.
-const PUBLIC: &[&str] = &["/health", "/livez", "/readyz"];
+const PUBLIC: &[&str] = &["/health", "/livez", "/readyz", "/openapi.json"];
 
 /// What is about all tenants together; see [`counts_are_for_keys_of_every_tenant`].
 const EVERYWHERE: &[&str] = &["/metrics"];
