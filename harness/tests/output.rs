@@ -63,7 +63,7 @@ async fn a_result_that_fits_is_the_outcome_with_the_words_beside_it() {
 
 #[tokio::test]
 async fn the_model_is_told_what_was_wrong_and_may_try_three_times_in_all() {
-    let rig = rig(vec![wrong("one"), Ok(calls(&[("submit_result", json!({"n": 2}))])), submit(&json!({"n": 3}))]);
+    let rig = rig(vec![wrong("one"), Ok(calls(&[("submit_result", json!({"m": 2}))])), submit(&json!({"n": 3}))]);
     let record = rig.go(wanting()).await;
     assert!(
         matches!(&record.outcome, Some(Outcome::Done { result: Some(r), .. }) if *r == json!({"n": 3})),
