@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::config::{Config, Overrides, ProcessEnv, Raw, Refused};
-use crate::{demo, doctor, keys, run, runs, serve};
+use crate::{demo, doctor, gates, keys, run, runs, serve, sessions};
 
 /// A scale-to-zero runtime for AI agents.
 ///
@@ -20,8 +21,23 @@ struct Cli {
 }
 
 const AFTER: &str = "\
-Exit codes: 0 success; 1 the run (or a check) did not end well; 64 bad usage or configuration;
-69 a service that is needed cannot be reached; 70 something else went wrong.";
+Every command has examples: `torpor help COMMAND`. People get tables, colours and progress on a terminal (NO_COLOR turns
+colours off); machines get --json on standard output. What is said besides goes to standard error.
+
+Exit codes:
+   0  success
+   1  the run, or a check, did not end well
+   3  the run waits for a verdict (`torpor gates`)
+  64  bad usage or configuration, or the server refused the request
+  69  a service that is needed cannot be reached, or is busy: try again
+  70  something else went wrong
+ 130  stopped by Ctrl-C
+ 141  whoever read the output has gone
+
+Examples:
+  torpor demo
+  torpor run 'Which of these files has no tests?' --workspace .
+  torpor serve";
 
 #[derive(Subcommand)]
 enum Command {
@@ -29,14 +45,28 @@ enum Command {
     Serve(ServeArgs),
     /// Submit one run, follow it, and print its outcome
     Run(run::Arguments),
-    /// List, show and cancel runs
+    /// List, show, follow and cancel runs, and send messages to them
     Runs(runs::Arguments),
+    /// List what waits for a verdict, and approve, reject or abort it
+    Gates(gates::Arguments),
+    /// Show what sessions hold
+    Sessions(sessions::Arguments),
     /// Make, list, rotate and end API keys
     Keys(keys::Arguments),
-    /// See it work: a review, a fan-out, and a brain killed in the middle of a command
+    /// See it work: a review, a fan-out, a gate, and a brain killed in the middle of a command
     Demo(demo::Arguments),
     /// Check this machine and configuration, and say what to do about what is wrong
     Doctor(doctor::Arguments),
+    /// Print the completions of a shell
+    #[command(after_help = "\
+Examples:
+  torpor completions bash > ~/.local/share/bash-completion/completions/torpor
+  torpor completions zsh > ~/.zfunc/_torpor          # with `fpath+=~/.zfunc` before compinit in ~/.zshrc
+  torpor completions fish > ~/.config/fish/completions/torpor.fish")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
 }
 
 /// Where settings come from.
@@ -65,6 +95,15 @@ impl Sources {
 }
 
 #[derive(Args)]
+#[command(after_help = "\
+Settings are flags over environment over the file that --config names. Ctrl-C or SIGTERM hands back what is under way,
+in good order; a second one stops at once. Either way nothing is lost.
+
+Examples:
+  torpor serve
+  torpor serve --port 9000 --data-dir /srv/torpor
+  torpor serve --print-config
+  TORPOR_MODEL=openai/gpt-5 OPENAI_API_KEY=… torpor serve")]
 struct ServeArgs {
     #[command(flatten)]
     sources: Sources,
@@ -84,6 +123,21 @@ pub(crate) enum Exit {
     Success,
     /// The run, or a check, did not end well.
     NotWell,
+    /// The run waits for a verdict.
+    Waiting,
+    /// Stopped by Ctrl-C or SIGTERM.
+    Interrupted,
+}
+
+impl Exit {
+    fn code(self) -> u8 {
+        match self {
+            Self::Success => 0,
+            Self::NotWell => 1,
+            Self::Waiting => 3,
+            Self::Interrupted => 130,
+        }
+    }
 }
 
 /// Why a command could not do its work.
@@ -128,13 +182,21 @@ pub(crate) fn main() -> ExitCode {
         Command::Serve(args) => serve_command(&args),
         Command::Run(args) => run::main(&args),
         Command::Runs(args) => runs::main(&args),
+        Command::Gates(args) => gates::main(&args),
+        Command::Sessions(args) => sessions::main(&args),
         Command::Keys(args) => keys::main(&args),
         Command::Demo(args) => demo::main(&args),
         Command::Doctor(args) => doctor::main(&args),
+        Command::Completions { shell } => {
+            // In one piece, so that a reader who goes early is no error.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "torpor", &mut script);
+            crate::ui::say!("{}", String::from_utf8_lossy(&script).trim_end());
+            Ok(Exit::Success)
+        }
     };
     match ended {
-        Ok(Exit::Success) => ExitCode::SUCCESS,
-        Ok(Exit::NotWell) => ExitCode::FAILURE,
+        Ok(exit) => ExitCode::from(exit.code()),
         Err(e) => {
             for line in e.to_string().lines() {
                 eprintln!("torpor: {line}");
@@ -165,5 +227,24 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         super::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_teaches_by_example() {
+        fn walk(command: &clap::Command, path: &str, wrong: &mut Vec<String>) {
+            let path = format!("{path} {}", command.get_name()).trim().to_owned();
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let example = help.split_once("Example").is_some_and(|(_, rest)| rest.contains("torpor "));
+            if !example || command.get_about().is_none_or(|about| about.to_string().is_empty()) {
+                wrong.push(path.clone());
+            }
+            for argument in command.get_arguments().filter(|a| a.get_help().is_none()) {
+                wrong.push(format!("{path}: {}", argument.get_id()));
+            }
+            command.get_subcommands().filter(|c| c.get_name() != "help").for_each(|c| walk(c, &path, wrong));
+        }
+        let mut wrong = Vec::new();
+        walk(&super::Cli::command(), "", &mut wrong);
+        assert!(wrong.is_empty(), "without an example, a description or a help text: {wrong:#?}");
     }
 }

@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 
 use crate::cli::{Error, Exit};
 use crate::client::Client;
-use crate::run::wait_for;
+use crate::follow::quietly;
 use crate::ui;
 
+mod gate;
 mod server;
 mod stage;
 
@@ -24,6 +25,13 @@ const BEGIN_LIMIT: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(10);
 
 #[derive(Args)]
+#[command(after_help = "\
+It takes a few seconds, needs no credential, and leaves everything it made in one folder to look at. With
+ANTHROPIC_API_KEY in the environment the real model is used.
+
+Examples:
+  torpor demo
+  torpor demo --yes --scripted --dir /tmp/torpor-demo")]
 pub(crate) struct Arguments {
     /// Folder for everything the demo makes [default: a new one in the temporary folder]
     #[arg(long, value_name = "DIR")]
@@ -31,6 +39,9 @@ pub(crate) struct Arguments {
     /// Use the scripted model although a credential is in the environment
     #[arg(long)]
     scripted: bool,
+    /// Ask nothing: approve at the gate
+    #[arg(long, short)]
+    yes: bool,
 }
 
 pub(crate) fn main(args: &Arguments) -> Result<Exit, Error> {
@@ -44,8 +55,8 @@ async fn guide(args: &Arguments) -> Result<Exit, Error> {
     let begun = Instant::now();
     let real_model = !args.scripted && has_credential();
     let stage = Stage::set(args.dir.as_deref(), real_model).context("cannot prepare the demo's files")?;
-    println!("{}", ui::bold("Torpor demo"));
-    println!(
+    ui::say!("{}", ui::bold("Torpor demo"));
+    ui::say!(
         "Everything happens in {}\nThe model is {}; tools, store and processes are real.",
         stage.dir().display(),
         if real_model {
@@ -55,24 +66,25 @@ async fn guide(args: &Arguments) -> Result<Exit, Error> {
         }
     );
     let server = Server::start(&stage).await?;
-    println!(
+    ui::say!(
         "Commands are confined to the demo's folder; here the weaker level `reduced` is allowed where the machine"
     );
-    println!("cannot do `full`. This machine: {}", server.sandbox().await?);
+    ui::say!("cannot do `full`. This machine: {}", server.sandbox().await?);
 
     review(&server, &stage).await?;
     fan_out(&server, &stage).await?;
-    let well = kill_and_resume(server, &stage).await?;
+    let kept = gate::gate(&server, &stage, args.yes).await?;
+    let well = kill_and_resume(server, &stage).await? && kept;
 
-    println!("\n{}", ui::bold("Where to look"));
-    println!(
+    ui::say!("\n{}", ui::bold("Where to look"));
+    ui::say!(
         "  the log of every session   sqlite3 {} 'select session, position, type, body from log limit 30'",
         stage.database().display()
     );
-    println!("  the server's own log       {}", stage.server_log().display());
-    println!("  the files                  {}", stage.project().display());
-    println!("  your own first run         torpor run 'What is in this folder?' --workspace .");
-    println!("{}", ui::dim(&format!("Done in {:.1} s.", begun.elapsed().as_secs_f64())));
+    ui::say!("  the server's own log       {}", stage.server_log().display());
+    ui::say!("  the files                  {}", stage.project().display());
+    ui::say!("  your own first run         torpor run 'What is in this folder?' --workspace .");
+    ui::say!("{}", ui::dim(&format!("Done in {:.1} s.", begun.elapsed().as_secs_f64())));
     Ok(if well { Exit::Success } else { Exit::NotWell })
 }
 
@@ -80,21 +92,25 @@ fn has_credential() -> bool {
     ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"].iter().any(|n| std::env::var_os(n).is_some_and(|v| !v.is_empty()))
 }
 
+fn run_of(accepted: &Value) -> String {
+    accepted["runId"].as_str().unwrap_or_default().to_owned()
+}
+
 fn heading(number: u32, text: &str) {
-    println!("\n{}", ui::bold(&format!("{number}. {text}")));
+    ui::say!("\n{}", ui::bold(&format!("{number}. {text}")));
 }
 
 /// One synchronous review: `POST /runs` answers with the verdict.
 async fn review(server: &Server, stage: &Stage) -> Result<(), Error> {
     heading(1, "A review, synchronously");
     let envelope = stage.review();
-    println!("  POST /runs {}", ui::dim(&envelope.to_string()));
+    ui::say!("  POST /runs {}", ui::dim(&envelope.to_string()));
     let begun = Instant::now();
     let outcome = server.client().post("/runs", &envelope).await?.success()?;
-    println!("  {} ({:.0} ms)", verdict_line(&outcome), begun.elapsed().as_secs_f64() * 1000.0);
+    ui::say!("  {} ({:.0} ms)", verdict_line(&outcome), begun.elapsed().as_secs_f64() * 1000.0);
     let again = server.client().post("/runs", &envelope).await?.success()?;
     let same = again["runId"] == outcome["runId"];
-    println!("  the same post again: {}", if same { "the same run, no model call" } else { "another run?!" });
+    ui::say!("  the same post again: {}", if same { "the same run, no model call" } else { "another run?!" });
     Ok(())
 }
 
@@ -106,20 +122,20 @@ async fn fan_out(server: &Server, stage: &Stage) -> Result<(), Error> {
     let mut runs = Vec::with_capacity(envelopes.len());
     for envelope in &envelopes {
         let accepted = server.client().post("/runs", envelope).await?.success()?;
-        runs.push(accepted["runId"].as_str().unwrap_or_default().to_owned());
+        runs.push(run_of(&accepted));
     }
-    println!("  {} runs accepted in {:.0} ms", runs.len(), begun.elapsed().as_secs_f64() * 1000.0);
+    ui::say!("  {} runs accepted in {:.0} ms", runs.len(), begun.elapsed().as_secs_f64() * 1000.0);
     let (mut flagged, mut clear) = (Vec::new(), 0);
     for run in &runs {
-        let record = wait_for(server.client(), run).await?;
+        let record = quietly(server.client(), run).await?;
         match record["verdict"]["verdict"].as_str() {
             Some("FLAGGED") => flagged.push(verdict_line(&record)),
             Some("CLEAR") => clear += 1,
-            _ => println!("  {}", ui::bad(&format!("{run}: {record}"))),
+            _ => ui::say!("  {}", ui::bad(&format!("{run}: {record}"))),
         }
     }
-    println!("  {clear} clear, {} flagged, in {:.0} ms:", flagged.len(), begun.elapsed().as_secs_f64() * 1000.0);
-    flagged.iter().for_each(|line| println!("    {line}"));
+    ui::say!("  {clear} clear, {} flagged, in {:.0} ms:", flagged.len(), begun.elapsed().as_secs_f64() * 1000.0);
+    flagged.iter().for_each(|line| ui::say!("    {line}"));
     Ok(())
 }
 
@@ -133,18 +149,18 @@ fn verdict_line(outcome: &Value) -> String {
 
 /// The point of it all: the brain dies in the middle of a command, and the command runs once.
 async fn kill_and_resume(server: Server, stage: &Stage) -> Result<bool, Error> {
-    heading(3, "A brain killed in the middle of a command");
+    heading(4, "A brain killed in the middle of a command");
     let accepted = server.client().post("/runs", &stage.slow_job()).await?.success()?;
-    let run = accepted["runId"].as_str().unwrap_or_default().to_owned();
+    let run = run_of(&accepted);
     wait_for_ledger(stage, server.client(), &run).await?;
-    println!("  the command has begun: {}", ui::dim(stage.ledger_text().trim()));
+    ui::say!("  the command has begun: {}", ui::dim(stage.ledger_text().trim()));
     let pid = server.kill().await?;
     let died = Instant::now();
-    println!("  kill -9 {pid}: the server is gone; the command goes on in the sandbox");
+    ui::say!("  kill -9 {pid}: the server is gone; the command goes on in the sandbox");
     let server = Server::start(stage).await?;
-    println!("  a new server is up after {:.0} ms and has taken the run over", died.elapsed().as_secs_f64() * 1000.0);
-    let record = wait_for(server.client(), &run).await?;
-    println!(
+    ui::say!("  a new server is up after {:.0} ms and has taken the run over", died.elapsed().as_secs_f64() * 1000.0);
+    let record = quietly(server.client(), &run).await?;
+    ui::say!(
         "  {} {:.1} s after the kill: {}",
         ui::good(record["status"].as_str().unwrap_or("?")),
         died.elapsed().as_secs_f64(),
@@ -152,9 +168,9 @@ async fn kill_and_resume(server: Server, stage: &Stage) -> Result<bool, Error> {
     );
     let started = stage.ledger_text().matches("started").count();
     let finished = stage.ledger_text().matches("finished").count();
-    println!("  the command's own ledger ({}): started {started}×, finished {finished}×", stage.ledger().display());
+    ui::say!("  the command's own ledger ({}): started {started}×, finished {finished}×", stage.ledger().display());
     let once = started == 1 && finished == 1 && record["status"] == json!("done");
-    println!("  {}", if once { ui::good("it ran exactly once") } else { ui::bad("it did NOT run exactly once") });
+    ui::say!("  {}", if once { ui::good("it ran exactly once") } else { ui::bad("it did NOT run exactly once") });
     server.stop().await?;
     Ok(once)
 }

@@ -11,6 +11,12 @@ use crate::config::{Config, Overrides, SandboxKind};
 use crate::{runtime, ui};
 
 #[derive(Args)]
+#[command(after_help = "\
+Exit codes: 0 nothing is wrong; 1 something is.
+
+Examples:
+  torpor doctor
+  TORPOR_DATA_DIR=/srv/torpor torpor doctor --json")]
 pub(crate) struct Arguments {
     /// Print the findings as JSON
     #[arg(long)]
@@ -45,7 +51,7 @@ pub(crate) fn main(args: &Arguments) -> Result<Exit, Error> {
                 |f| json!({"check": f.name, "ok": f.mark != Mark::Bad, "note": f.mark == Mark::Note, "detail": f.text}),
             )
             .collect();
-        println!("{:#}", json!({"ok": well, "checks": all}));
+        ui::say!("{:#}", json!({"ok": well, "checks": all}));
     } else {
         for f in &findings {
             let mark = match f.mark {
@@ -53,7 +59,7 @@ pub(crate) fn main(args: &Arguments) -> Result<Exit, Error> {
                 Mark::Note => ui::bold("note"),
                 Mark::Bad => ui::bad("FAIL"),
             };
-            println!("{mark}  {:<14} {}", f.name, f.text);
+            ui::say!("{mark}  {:<14} {}", f.name, f.text);
         }
     }
     Ok(if well { Exit::Success } else { Exit::NotWell })

@@ -45,14 +45,21 @@ pub(crate) struct Arguments {
 #[derive(Subcommand)]
 enum What {
     /// Make a key; its secret is printed once and kept nowhere
+    #[command(after_help = "\
+Examples:
+  torpor keys create ci --tenant acme --scope runs:write --scope runs:read --expires-days 90
+  torpor keys create ops --every-tenant --scope admin
+  torpor keys create ci --tenant acme --entry >> keys.toml")]
     Create(New),
     /// List keys, oldest first, without their secrets
+    #[command(after_help = "Example:\n  torpor keys list --tenant acme")]
     List {
         /// Only keys of this tenant
         #[arg(long)]
         tenant: Option<String>,
     },
     /// Give a key a new secret; the one before works on for the overlap
+    #[command(after_help = "Example:\n  torpor keys rotate 3f0c9e… --overlap-seconds 3600")]
     Rotate {
         /// The key's id
         id: String,
@@ -62,6 +69,7 @@ enum What {
         overlap_seconds: u64,
     },
     /// End a key for good, at once
+    #[command(after_help = "Example:\n  torpor keys revoke 3f0c9e…")]
     Revoke {
         /// The key's id
         id: String,
@@ -130,7 +138,7 @@ async fn manage(args: &Arguments) -> Result<Exit, Error> {
         let (secret, key) = Record::issue(new.wish(now)?, now);
         let entry = keys_file::entry(&key);
         if args.target.json {
-            println!("{:#}", json!({"secret": secret.expose(), "key": show_key(&key, now), "entry": entry}));
+            ui::say!("{:#}", json!({"secret": secret.expose(), "key": show_key(&key, now), "entry": entry}));
         } else {
             print_secret(secret.expose());
             print!("{entry}");
@@ -147,14 +155,14 @@ async fn manage(args: &Arguments) -> Result<Exit, Error> {
         What::Revoke { id } => place.revoke(&checked(id)?, now).await?,
     };
     if args.target.json {
-        println!("{answer:#}");
+        ui::say!("{answer:#}");
     } else if let Some(secret) = answer["secret"].as_str() {
         print_secret(secret);
         print_key(&answer["key"]);
     } else if let Some(keys) = answer["keys"].as_array() {
         ui::table(&COLUMNS, keys, |key, field| text(field, &key[field]));
         if keys.is_empty() {
-            println!("no keys: whoever reaches the server may do everything");
+            ui::say!("no keys: whoever reaches the server may do everything");
         }
     } else {
         print_key(&answer);
@@ -269,14 +277,14 @@ fn said(e: store::Error) -> Error {
 
 /// The secret alone on standard output's first line, the words around it elsewhere.
 fn print_secret(secret: &str) {
-    eprintln!("{}", ui::dim("This is the only time that the secret is shown:"));
-    println!("{secret}");
+    eprintln!("{}", ui::Paint::err().dim("This is the only time that the secret is shown:"));
+    ui::say!("{secret}");
 }
 
 fn print_key(key: &Value) {
     let Some(fields) = key.as_object() else { return };
     for (name, value) in fields {
-        eprintln!("{:<12} {}", ui::dim(name), text(name, value));
+        eprintln!("{} {}", ui::Paint::err().dim(&format!("{name:<12}")), ui::harmless(&text(name, value)));
     }
 }
 

@@ -1,11 +1,12 @@
 //! `torpor run`: submit one run, follow it, print its outcome.
 //!
+//! Owns: the envelope, and which server gets it. Must not know: how a run is followed or shown ([`crate::follow`]).
 //! It speaks HTTP to a server: the one that `--url` names, else the one that already serves this data folder, else
 //! one that it starts in this very process for as long as the run takes.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
@@ -16,13 +17,10 @@ use tokio::sync::oneshot;
 use crate::cli::{Error, Exit, Sources};
 use crate::client::Client;
 use crate::config::{Config, Overrides};
+use crate::runs::Live;
 use crate::runtime::Runtime;
-use crate::ui::{self, Progress};
-use crate::{serve, telemetry};
+use crate::{follow, runs, serve, telemetry, ui};
 
-/// First and longest pause between two looks at a run.
-const FIRST_LOOK: Duration = Duration::from_millis(10);
-const LONGEST_LOOK: Duration = Duration::from_millis(500);
 /// How long the server that runs in this process may take to go.
 const SHORT_DRAIN: Duration = Duration::from_secs(1);
 /// Log filter of the server that runs in this process: people see the run, not its machinery.
@@ -30,9 +28,20 @@ const QUIET: &str = "warn";
 
 #[derive(Args)]
 #[command(after_help = "\
+The answer is printed on standard output. On a terminal you see on standard error what happens meanwhile; when the run
+waits for a verdict you are shown the exact call and asked.
+
+Ctrl-C stops the following, not the run: with a server it goes on there; without one it is kept, and goes on at the next
+`torpor serve` or `torpor run`. `torpor runs cancel` ends a run.
+
+Exit codes: 0 the run ended well; 1 it did not; 3 it waits for a verdict; 130 stopped by Ctrl-C; others as in
+`torpor help`.
+
 Examples:
   torpor run 'Which of these files has no tests?' --workspace .
-  torpor run --envelope review.json --json
+  torpor run 'Tidy up the imports' --workspace . --approve bash --approve 'write:*.lock'
+  torpor run --envelope review.json --json | jq .verdict
+  torpor run 'Count the lines' --workspace . --events | jq -c .type
   echo 'Summarise README.md' | torpor run - --workspace ~/src/project")]
 pub(crate) struct Arguments {
     /// What to do; `-` reads it from standard input
@@ -50,15 +59,20 @@ pub(crate) struct Arguments {
     /// Model, as `provider/model`
     #[arg(long)]
     model: Option<String>,
+    /// Ask before such calls: a tool (or `*`), and behind `:` a pattern for its main argument (repeat it)
+    #[arg(long = "approve", value_name = "TOOL[:PATTERN]")]
+    approvals: Vec<String>,
     /// Most model calls
     #[arg(long, value_name = "N")]
     max_turns: Option<u32>,
     /// Submit and print the run's id without waiting (needs a running server)
-    #[arg(long = "async")]
+    #[arg(long = "async", conflicts_with_all = ["follow", "events"])]
     run_async: bool,
-    /// Print the run's record as JSON
+    /// Print the run's record as JSON at the end
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    live: Live,
     /// Server to use
     #[arg(long, value_name = "URL", env = "TORPOR_URL")]
     url: Option<String>,
@@ -81,7 +95,7 @@ async fn run(args: &Arguments) -> Result<Exit, Error> {
                 "--workspace: with --url the folder is one of the server's; give its absolute path".into(),
             ));
         }
-        return follow(&Client::new(url)?, args, &envelope).await;
+        return send(&Client::new(url)?, args, &envelope).await;
     }
     let mut overrides = Overrides::default();
     if let Some(dir) = &args.workspace {
@@ -91,7 +105,7 @@ async fn run(args: &Arguments) -> Result<Exit, Error> {
     }
     let config = args.sources.config(&overrides)?;
     if let Some(client) = Client::here(&config.data_dir)? {
-        return follow(&client, args, &envelope).await;
+        return send(&client, args, &envelope).await;
     }
     if args.run_async {
         return Err(Error::Usage("--async needs a running server: start `torpor serve`, or give --url".into()));
@@ -112,16 +126,22 @@ async fn in_process(mut config: Config, args: &Arguments, envelope: &Value) -> R
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen on loopback")?;
     let url = format!("http://{}", listener.local_addr().context("cannot read the listener's address")?);
     let runtime = Runtime::open(&config)?;
-    let client = Client::new(&url)?.showing(runtime.owner_key())?;
+    let client = Client::new(&url)?.showing(runtime.owner_key())?.passing();
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(runtime.serve(listener, async {
         let _ = stopped.await;
     }));
+    let accompany = async {
+        let accepted = client.post("/runs", envelope).await?.success()?;
+        let run = accepted["runId"].as_str().unwrap_or_default();
+        follow::accompany(&client, run, args.live.mode(args.json)).await
+    };
     let ended = tokio::select! {
-        ended = follow(&client, args, envelope) => ended,
+        ended = accompany => ended,
         () = serve::told_to_stop()? => {
+            eprintln!();
             eprintln!("torpor: interrupted; the run is kept and goes on at the next `torpor serve` or `torpor run`");
-            Ok(Exit::NotWell)
+            Ok(Exit::Interrupted)
         }
     };
     let _ = stop.send(());
@@ -149,12 +169,18 @@ fn envelope(args: &Arguments) -> Result<Value, Error> {
     set("sessionId", args.session.as_ref().map(|s| json!(s)));
     set("model", args.model.as_ref().map(|s| json!(s)));
     set("maxTurns", args.max_turns.map(|n| json!(n)));
+    let rules = args.approvals.iter().map(|rule| match rule.split_once(':') {
+        Some((tool, pattern)) => json!({"tool": tool, "pattern": pattern}),
+        None => json!({"tool": rule}),
+    });
+    set("approvals", Some(rules.collect()).filter(|_| !args.approvals.is_empty()));
     set("workspaceRef", args.workspace.as_ref().map(|d| json!(d)));
     set("async", Some(json!(true)));
     Ok(envelope)
 }
 
-fn stdin() -> Result<String, Error> {
+/// All of standard input.
+pub(crate) fn stdin() -> Result<String, Error> {
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
     Ok(text)
@@ -174,67 +200,17 @@ fn real_dir(dir: &Path) -> Result<String, Error> {
         .ok_or_else(|| Error::Usage(format!("--workspace {}: the path is not UTF-8", real.display())))
 }
 
-/// Submits and follows a run to its end.
-async fn follow(client: &Client, args: &Arguments, envelope: &Value) -> Result<Exit, Error> {
+/// Submits a run to a server that goes on without us, and follows it.
+async fn send(client: &Client, args: &Arguments, envelope: &Value) -> Result<Exit, Error> {
     let accepted = client.post("/runs", envelope).await?.success()?;
-    let run = accepted["runId"].as_str().unwrap_or_default().to_owned();
-    if args.run_async {
-        if args.json {
-            println!("{accepted:#}")
-        } else {
-            println!("{run}")
-        }
-        return Ok(Exit::Success);
+    let run = accepted["runId"].as_str().unwrap_or_default();
+    if !args.run_async {
+        return runs::accompany(client, run, args.live.mode(args.json)).await;
     }
-    let record = wait_for(client, &run).await?;
     if args.json {
-        println!("{record:#}")
+        ui::say!("{accepted:#}");
     } else {
-        print_outcome(&record)
+        ui::say!("{run}");
     }
-    let well = matches!(record["status"].as_str(), Some("done" | "solved"));
-    Ok(if well { Exit::Success } else { Exit::NotWell })
-}
-
-/// Looks at a run until it has ended, with progress on a terminal.
-pub(crate) async fn wait_for(client: &Client, run: &str) -> Result<Value, Error> {
-    let begun = Instant::now();
-    let mut progress = Progress::default();
-    let mut pause = FIRST_LOOK;
-    loop {
-        let record = client.get(&format!("/runs/{run}")).await?.success()?;
-        let status = record["status"].as_str().unwrap_or_default();
-        if !matches!(status, "queued" | "running") {
-            return Ok(record);
-        }
-        progress.show(&format!("{run}  {status}  {:.0} s", begun.elapsed().as_secs_f64()));
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_LOOK);
-    }
-}
-
-fn print_outcome(record: &Value) {
-    let text = |key: &str| record[key].as_str().unwrap_or_default();
-    match text("status") {
-        "done" if record["verdict"].is_object() => {
-            let v = &record["verdict"];
-            let (item, verdict) =
-                (v["item_id"].as_str().unwrap_or_default(), v["verdict"].as_str().unwrap_or_default());
-            println!("{}  {item}: {}", ui::bold(verdict), v["reason"].as_str().unwrap_or_default());
-        }
-        "done" if record.get("result").is_some() => println!("{:#}", record["result"]),
-        "done" => println!("{}", text("response")),
-        status => println!("{} {}: {}", ui::bad(status), text("reason"), text("message")),
-    }
-    let usage = &record["usage"];
-    let tokens = |key: &str| usage[key].as_u64().unwrap_or(0);
-    let line = format!(
-        "run {}  session {}  {} model calls  {} tokens in, {} out",
-        text("runId"),
-        text("sessionId"),
-        record["turns"].as_u64().unwrap_or(0),
-        tokens("input") + tokens("cacheRead") + tokens("cacheWrite"),
-        tokens("output"),
-    );
-    eprintln!("{}", ui::dim(&line));
+    Ok(Exit::Success)
 }

@@ -1,19 +1,24 @@
-//! `torpor runs`: list, show and cancel runs of a server.
+//! `torpor runs`: list, show, follow, cancel runs of a server, and send them messages.
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::cli::{Error, Exit};
-use crate::client::Target;
-use crate::ui;
+use crate::client::{Client, Target, path};
+use crate::follow::{self, Mode};
+use crate::pages::Pages;
+use crate::{serve, ui};
+
+mod show;
 
 /// Columns of a table, by field and width.
-const COLUMNS: [ui::Column; 5] = [
+const COLUMNS: [ui::Column; 6] = [
     ("RUN", "runId", 36),
-    ("STATUS", "status", 10),
-    ("KIND", "kind", 7),
-    ("CREATED", "createdAt", 24),
+    ("STATUS", "status", 9),
+    ("KIND", "kind", 6),
+    ("CREATED", "createdAt", 20),
+    ("TOOK", "took", 10),
     ("SESSION", "sessionId", 0),
 ];
 
@@ -21,7 +26,8 @@ const COLUMNS: [ui::Column; 5] = [
 #[command(after_help = "\
 Examples:
   torpor runs list --status failed
-  torpor runs show run_01a1f9…
+  torpor runs follow run_01a1f9…
+  torpor runs message run_01a1f9… 'and now the tests'
   torpor runs cancel run_01a1f9…")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -33,67 +39,181 @@ pub(crate) struct Arguments {
 #[derive(Subcommand)]
 enum What {
     /// List runs, newest first
+    #[command(after_help = "\
+Examples:
+  torpor runs list --status running
+  torpor runs list --created-after 2027-01-31T08:00:00Z --all --json | jq -r '.runs[].runId'")]
     List {
-        /// Only runs with this status
+        /// Only runs with this status: queued, running, paused, done, solved, failed, aborted, cancelled
         #[arg(long)]
         status: Option<String>,
-        /// At most so many (1–200)
-        #[arg(long, default_value_t = 20)]
-        limit: u32,
+        /// Only runs of this tenant
+        #[arg(long)]
+        tenant: Option<String>,
+        /// Only runs made after this time, as RFC 3339
+        #[arg(long, value_name = "TIME")]
+        created_after: Option<String>,
+        #[command(flatten)]
+        pages: Pages,
     },
-    /// Show a run's record
+    /// Show how a run stands, what it spent, what it waits for and how it ended
+    #[command(after_help = "\
+Examples:
+  torpor runs show run_01a1f9…
+  torpor runs show run_01a1f9… --json | jq .usage")]
     Show {
         /// The run's id
         run: String,
     },
+    /// Follow a run live, from its beginning to its end
+    #[command(after_help = "\
+On a terminal you see the model's words, every tool call and what else happens; at a gate you are asked. A server that
+restarts meanwhile is found again, and nothing is shown twice. Ctrl-C stops the following, never the run.
+
+Exit codes: 0 the run ended well; 1 it did not; 3 it waits for a verdict; 130 stopped by Ctrl-C; others as in
+`torpor help`.
+
+Examples:
+  torpor runs follow run_01a1f9…
+  torpor runs follow run_01a1f9… --events | jq -r 'select(.type == \"tool_requested\").name'
+  torpor runs follow run_01a1f9… --quiet && echo well")]
+    Follow {
+        /// The run's id
+        run: String,
+        #[command(flatten)]
+        live: Live,
+    },
     /// Cancel a run: its model call, its running command and everything that started
+    #[command(after_help = "Example:\n  torpor runs cancel run_01a1f9…")]
     Cancel {
         /// The run's id
         run: String,
     },
+    /// Send a further message to the session of a run; it makes a run of its own
+    #[command(after_help = "\
+Examples:
+  torpor runs message run_01a1f9… 'and now the tests'
+  torpor runs message run_01a1f9… 'stop, use the other branch' --interrupt --follow")]
+    Message {
+        /// The run's id
+        run: String,
+        /// What to say; `-` reads it from standard input
+        text: String,
+        /// Cancel what the session does now instead of waiting for its end
+        #[arg(long)]
+        interrupt: bool,
+        /// Follow the new run to its end
+        #[arg(long)]
+        follow: bool,
+    },
+}
+
+/// How a run that is followed is shown.
+#[derive(Args)]
+pub(crate) struct Live {
+    /// Show what happens although standard error is no terminal; on one, show more
+    #[arg(long, visible_alias = "verbose")]
+    pub(crate) follow: bool,
+    /// Show nothing but the outcome
+    #[arg(long, short, conflicts_with_all = ["follow", "events"])]
+    pub(crate) quiet: bool,
+    /// Print every event as one line of JSON as it happens (the same as --json --follow)
+    #[arg(long)]
+    pub(crate) events: bool,
+}
+
+impl Live {
+    pub(crate) fn mode(&self, json: bool) -> Mode {
+        Mode::of(self.follow, self.quiet, self.events, json)
+    }
 }
 
 pub(crate) fn main(args: &Arguments) -> Result<Exit, Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-    runtime.block_on(ask(args))
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    let ended = runtime.block_on(ask(args));
+    // Somebody who was asked may not have answered.
+    runtime.shutdown_background();
+    ended
 }
 
 async fn ask(args: &Arguments) -> Result<Exit, Error> {
     let client = args.target.client()?;
-    let (body, table) = match &args.what {
-        What::List { status, limit } => {
-            let status = status.as_ref().map(|s| format!("&status={s}")).unwrap_or_default();
-            (client.get(&format!("/runs?limit={limit}{status}")).await?.success()?, true)
+    let json = args.target.json;
+    match &args.what {
+        What::List { status, tenant, created_after, pages } => {
+            let filters = [
+                ("status", status.as_deref()),
+                ("tenant", tenant.as_deref()),
+                ("createdAfter", created_after.as_deref()),
+            ];
+            let mut titled = false;
+            let line = |run: &Value| {
+                if !std::mem::replace(&mut titled, true) {
+                    ui::header(&COLUMNS);
+                }
+                ui::row(&COLUMNS, |field| show::cell(run, field));
+            };
+            pages.print(&client, ("runs", "runs"), &filters, json, line).await
         }
-        What::Show { run } => (client.get(&format!("/runs/{}", checked(run)?)).await?.success()?, false),
-        What::Cancel { run } => {
-            (client.post(&format!("/runs/{}/cancel", checked(run)?), &json!({})).await?.success()?, false)
-        }
-    };
-    match (args.target.json, table) {
-        (false, true) => {
-            let runs = body["runs"].as_array().map(Vec::as_slice).unwrap_or_default();
-            ui::table(&COLUMNS, runs, |run, field| run[field].as_str().unwrap_or_default().to_owned());
-            if runs.is_empty() {
-                println!("no runs");
+        What::Show { run } => {
+            let record = client.get(&path(&["runs", checked(run)?], &[])).await?.success()?;
+            if json {
+                ui::say!("{record:#}")
+            } else {
+                show::record(&record)
             }
+            Ok(Exit::Success)
         }
-        (false, false) => print_record(&body),
-        (true, _) => println!("{body:#}"),
+        What::Follow { run, live } => accompany(&client, checked(run)?, live.mode(json)).await,
+        What::Cancel { run } => {
+            let record = client.post(&path(&["runs", checked(run)?, "cancel"], &[]), &json!({})).await?.success()?;
+            if json {
+                ui::say!("{record:#}")
+            } else {
+                cancelled(&record)
+            }
+            Ok(Exit::Success)
+        }
+        What::Message { run, text, interrupt, follow } => {
+            let text = if text == "-" { crate::run::stdin()? } else { text.clone() };
+            let mode = if *interrupt { "interrupt" } else { "queue" };
+            let message = json!({"prompt": text, "mode": mode});
+            let accepted = client.post(&path(&["runs", checked(run)?, "messages"], &[]), &message).await?.success()?;
+            let new = accepted["runId"].as_str().unwrap_or_default();
+            if *follow {
+                return accompany(&client, new, Mode::of(false, false, false, json)).await;
+            }
+            if json {
+                ui::say!("{accepted:#}")
+            } else {
+                ui::say!("{new}")
+            }
+            Ok(Exit::Success)
+        }
     }
-    Ok(Exit::Success)
 }
 
-/// A run id is one path segment; anything else would ask for another route.
-fn checked(run: &str) -> Result<&str, Error> {
+/// Follows a run of a server that goes on without us, until Ctrl-C.
+pub(crate) async fn accompany(client: &Client, run: &str, mode: Mode) -> Result<Exit, Error> {
+    tokio::select! {
+        ended = follow::accompany(client, run, mode) => ended,
+        () = serve::told_to_stop()? => {
+            eprintln!();
+            eprintln!("torpor: no longer following; the run goes on.");
+            eprintln!("torpor: `torpor runs follow {run}` follows it again, `torpor runs cancel {run}` ends it.");
+            Ok(Exit::Interrupted)
+        }
+    }
+}
+
+fn cancelled(record: &Value) {
+    let status = record["status"].as_str().unwrap_or("?");
+    let said = if status == "cancelled" { "" } else { " (it had ended before)" };
+    ui::say!("{} {}{said}", record["runId"].as_str().unwrap_or_default(), ui::Paint::out().status(status));
+}
+
+/// A run id is one path segment of few characters; anything else is a slip of the pen.
+pub(crate) fn checked(run: &str) -> Result<&str, Error> {
     let good = !run.is_empty() && run.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     good.then_some(run).ok_or_else(|| Error::Usage(format!("{run:?} is not a run id; `torpor runs list` shows them")))
-}
-
-fn print_record(record: &Value) {
-    let Some(fields) = record.as_object() else { return };
-    for (name, value) in fields {
-        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        println!("{:<12} {text}", ui::dim(name));
-    }
 }

@@ -98,6 +98,20 @@ impl Stage {
             .collect()
     }
 
+    /// A job whose command is held by a rule until somebody approves it.
+    pub(super) fn guarded_job(&self) -> Value {
+        let prompt = format!("Run this command with the bash tool, once, and report its output: {ARCHIVE}");
+        let mut envelope = self.envelope("guarded-job", ("prompt", json!(prompt)));
+        envelope["approvals"] = json!([{"tool": "bash", "pattern": "rm -r"}]);
+        envelope["async"] = json!(true);
+        envelope
+    }
+
+    /// Whether the folder is there that the guarded command removes.
+    pub(super) fn has_parts(&self) -> bool {
+        self.project().join("parts").exists()
+    }
+
     pub(super) fn slow_job(&self) -> Value {
         let prompt = format!("Run this command with the bash tool, once, and report its output: {}", slow_command());
         let mut envelope = self.envelope("slow-job", ("prompt", json!(prompt)));
@@ -105,6 +119,9 @@ impl Stage {
         envelope
     }
 }
+
+/// What the guarded job runs.
+const ARCHIVE: &str = "tar czf parts.tar.gz parts && rm -r parts && echo 'parts.tar.gz has them all'";
 
 fn part(n: usize) -> String {
     format!("parts/part_{n:02}.py")
@@ -140,6 +157,11 @@ fn script() -> Value {
             {"text": "I read the file and look for other uses at the same time.", "tools": [
                 tools("read", json!({"path": "admin.py"})), tools("grep", json!({"pattern": "eval\\(", "glob": "*.py"}))]},
             verdict("eval-1", "FLAGGED", "admin.py:6 evaluates request.query['formula'], which comes from outside."),
+        ]}),
+        json!({"when": "parts.tar.gz", "turns": [
+            {"text": "I put the parts into an archive and remove the folder.", "tools": [
+                tools("bash", json!({"command": ARCHIVE}))]},
+            {"text": "I was told: {{last_result}}"},
         ]}),
         json!({"when": "ledger.txt", "turns": [
             {"tools": [tools("bash", json!({"command": slow_command()}))]},
