@@ -92,7 +92,8 @@ fn compile(rule: &Rule) -> Result<Compiled, String> {
 }
 
 /// What patterns are held against: the argument that says what the call is about. Paths are also taken as they are
-/// meant: without `.` and `..`, absolute and relative to the working directory.
+/// meant: without `.` and `..`, absolute and relative to the working directory, and without the `@` that the hands
+/// take off where no file is called so (here nobody knows whether there is one).
 fn subjects(tool: &str, input: &Value, workdir: Option<&str>) -> Vec<String> {
     let text = |name: &str| input[name].as_str().map(str::to_owned);
     if tool == "bash" {
@@ -100,14 +101,15 @@ fn subjects(tool: &str, input: &Value, workdir: Option<&str>) -> Vec<String> {
     }
     let mut subjects: Vec<String> = [text("pattern"), text("glob")].into_iter().flatten().collect();
     let path = text("path").unwrap_or_else(|| ".".to_owned());
-    if let Some(workdir) = workdir {
-        let plain = plain(&Path::new(workdir).join(&path));
-        if let Ok(within) = plain.strip_prefix(workdir) {
+    let mentioned = path.strip_prefix('@').map(str::to_owned);
+    for path in std::iter::once(path).chain(mentioned) {
+        let whole = plain(&workdir.map_or_else(PathBuf::new, PathBuf::from).join(&path));
+        if let Some(Ok(within)) = workdir.map(|workdir| whole.strip_prefix(workdir)) {
             subjects.push(within.to_string_lossy().into_owned());
         }
-        subjects.push(plain.to_string_lossy().into_owned());
+        subjects.push(whole.to_string_lossy().into_owned());
+        subjects.push(path);
     }
-    subjects.push(path);
     subjects
 }
 
@@ -214,11 +216,17 @@ mod tests {
             ("write", Some("^src/"), "write", json!({"path": "/w/src/a.rs"}), true),
             ("write", Some("^src/"), "write", json!({"path": "doc/src/a.rs"}), false),
             ("read", Some("^/etc/"), "read", json!({"path": "../etc/passwd"}), true),
+            ("read", Some("^/etc/"), "read", json!({"path": "@/etc/passwd"}), true),
+            ("read", Some("^/etc/"), "read", json!({"path": "@../etc/passwd"}), true),
+            ("write", Some("^src/"), "write", json!({"path": "@src/a.rs"}), true),
+            ("write", Some("^@types/"), "write", json!({"path": "@types/a.d.ts"}), true),
             ("grep", Some("password"), "grep", json!({"pattern": "password", "path": "."}), true),
         ] {
             let policy = policy(tool, pattern).unwrap();
             assert_eq!(policy.holds(call, &input, Some("/w")), held, "{tool} {pattern:?} on {call} {input}");
         }
+        let unknown = policy("write", Some("^src/")).unwrap();
+        assert!(unknown.holds("write", &json!({"path": "./x/../src/a.rs"}), None), "without a working directory");
     }
 
     #[test]

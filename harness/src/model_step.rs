@@ -45,6 +45,7 @@ impl Leaf<'_> {
         self.writer.commit().await?;
         match self.call_model(&prepared, Some(request)).await {
             Called::Answered(message, attempts) => {
+                let message = message.with_distinct_uses();
                 self.writer.stage(Body::ModelAnswered { run: self.run(), message, attempts });
                 Ok(None)
             }

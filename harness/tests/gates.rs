@@ -13,6 +13,7 @@ use torpor_core::RunId;
 use torpor_core::entry::Body;
 use torpor_core::envelope::{Budget, Spec, Work};
 use torpor_core::gate::{Action, Decide, Decided, Decision, GateStore as _, Rule};
+use torpor_core::message::Block;
 use torpor_core::model::Message;
 use torpor_core::outcome::{FailReason, Outcome, Status};
 use torpor_core::run::Record;
@@ -169,6 +170,39 @@ async fn a_question_of_the_models_freezes_what_follows_it() {
     let Some(Message::Tools(first)) = conversation.iter().find(|m| matches!(m, Message::Tools(_))) else { panic!() };
     assert!(first[1].1.as_text().contains("APPROVED by ann") && first[1].1.as_text().contains("go ahead"));
     assert!(first[2].1.is_error && first[2].1.as_text().contains("came after a request for approval"));
+}
+
+/// A model that calls everything by one id must not get one call approved in another's name.
+#[tokio::test]
+async fn uses_with_one_id_are_told_apart() {
+    let one_id = |uses: &[(&str, Value)]| {
+        let mut said = calls(uses);
+        for block in &mut said.blocks {
+            if let Block::ToolUse { id, .. } = block {
+                *id = "x".into();
+            }
+        }
+        Ok(said)
+    };
+    // The question is approved, not the push behind it.
+    let asks = rig(vec![one_id(&[ask("may I read the docs?"), bash("git push")])]);
+    let run = asks.submit(guarded(&[rule("bash", "^git push")])).await;
+    let record = until_parked(&asks, &run).await;
+    assert_eq!((record.gates.len(), record.gates[0].question.summary.as_str()), (1, "may I read the docs?"));
+    decide(&asks, &run, 0, Action::Approve, None).await;
+    to_the_end(&asks, &run).await;
+    assert!(ran(&asks).is_empty(), "{:?}", ran(&asks));
+    let told = told(&asks);
+    assert!(told[0].contains("APPROVED") && told[1].contains("came after a request"), "{told:?}");
+
+    // Each call runs once, as itself, and after its own verdict.
+    let holds = rig(vec![one_id(&[bash("git push"), bash("free"), bash("free")])]);
+    let run = holds.submit(guarded(&[rule("bash", "^git push")])).await;
+    until_parked(&holds, &run).await;
+    assert_eq!(ran(&holds), ["free", "free"]);
+    decide(&holds, &run, 0, Action::Reject, None).await;
+    to_the_end(&holds, &run).await;
+    assert_eq!(ran(&holds), ["free", "free"]);
 }
 
 #[tokio::test]

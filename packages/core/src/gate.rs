@@ -229,7 +229,7 @@ pub enum Decided {
 ///   a cancel.
 /// - A gate that expires is decided by the store itself, by its own clock, as [`Decision::expiry`] says, no later than
 ///   the next claim after it.
-/// - A `pending` gate outlives every time limit of records.
+/// - A `pending` gate outlives every time limit of records. A gate goes with the record of its run.
 #[async_trait]
 pub trait GateStore: Send + Sync + 'static {
     /// Records a verdict. Cancellation: whether it stands is unknown; repeat it.

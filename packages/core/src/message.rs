@@ -1,6 +1,8 @@
 //! What a conversation is made of. Neutral between providers, except for the parts that a provider signed:
 //! those are kept exactly as they came.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -114,6 +116,23 @@ impl Assistant {
             .filter_map(|b| if let Block::Text { text } = b { Some(text.as_str()) } else { None })
             .collect();
         parts.join("")
+    }
+
+    /// The same with an id of its own for every tool use. A use whose id came before in the message gets a number behind
+    /// it: results, intents and verdicts name uses by id, and none of them may reach another use than the one meant.
+    #[must_use]
+    pub fn with_distinct_uses(mut self) -> Self {
+        let mut taken: HashSet<String> = HashSet::new();
+        for block in &mut self.blocks {
+            if let Block::ToolUse { id, .. } = block {
+                if taken.contains(id) {
+                    let fresh = (2_u64..).map(|n| format!("{id}_{n}")).find(|fresh| !taken.contains(fresh));
+                    *id = fresh.unwrap_or_default(); // there are more numbers than uses
+                }
+                taken.insert(id.clone());
+            }
+        }
+        self
     }
 }
 

@@ -29,7 +29,8 @@ pub(crate) struct Event {
     pub(crate) bytes: Bytes,
 }
 
-type Key = (SessionKey, Position);
+/// By run, not by session: an id of a session may come again after its removal, with another log.
+type Key = (RunId, Position);
 /// Filled by the first who needs it. Never with nothing: where nothing is yet, something may come.
 type Cell = OnceCell<Vec<Event>>;
 
@@ -45,16 +46,16 @@ pub(crate) struct Page {
 }
 
 impl Pages {
-    /// The entries of a session from `from` on; none where there are none yet. Cancellation safe.
+    /// The entries of a session from `from` on, for followers of `run`; none where there are none yet. Cancellation safe.
     ///
     /// Entries never change, so a page that somebody holds is as good as a fresh one, if perhaps shorter.
     pub(crate) async fn read(
         self: &Arc<Self>,
         log: &dyn SessionLog,
-        session: &SessionKey,
+        (session, run): (&SessionKey, &RunId),
         from: Position,
     ) -> Result<Page, store::Error> {
-        let page = self.hold((session.clone(), from));
+        let page = self.hold((run.clone(), from));
         let rendered = page.cell.get_or_try_init(async || match log.read(session, from, PAGE).await {
             Ok(entries) if entries.is_empty() => Err(None),
             Ok(entries) => Ok(entries.iter().map(event).collect()),
@@ -169,7 +170,8 @@ mod tests {
     #[tokio::test]
     async fn who_needs_the_same_page_shares_it_and_nothing_is_left_behind() {
         let (pages, log, session) = (Arc::<Pages>::default(), Counted::default(), SessionKey::new("t", "s").unwrap());
-        let read = |from| pages.read(&log, &session, Position(from));
+        let run = RunId::generate();
+        let read = |from| pages.read(&log, (&session, &run), Position(from));
         let held: Vec<Page> = join_all((0..100).map(|_| read(1))).await.into_iter().map(Result::unwrap).collect();
         assert_eq!(log.0.load(Ordering::Relaxed), 1);
         let bytes = held[0].events()[1].bytes.clone();
@@ -179,6 +181,9 @@ mod tests {
         assert!(read(3).await.unwrap().events().is_empty() && read(3).await.unwrap().events().is_empty());
         assert_eq!(log.0.load(Ordering::Relaxed), 3);
         assert_eq!(read(2).await.unwrap().events().len(), 1);
+        // What a follower of a run holds is nothing to those of another: the session may have been made anew.
+        pages.read(&log, (&session, &RunId::generate()), Position(1)).await.unwrap();
+        assert_eq!(log.0.load(Ordering::Relaxed), 5);
         drop(held);
         assert!(pages.lock().is_empty());
     }

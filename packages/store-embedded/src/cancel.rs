@@ -85,13 +85,6 @@ pub(crate) fn cancel(b: &mut Batch<'_>, run: &RunId) -> Result<Cancelled, Fault>
     let Some(it) = found else { return Ok(Cancelled::Unknown) };
     let ended = match it.state.as_deref() {
         None => true,
-        Some("leased") => {
-            ask(b, &it, false)?;
-            if let Some(held) = b.state.leases.of(run).cloned() {
-                b.told(held.worker, LeaseKey { run: run.clone(), epoch: held.epoch });
-            }
-            false
-        }
         Some(state) if it.started => {
             if state == "paused" {
                 // From here on no verdict counts: there is one outcome, and it is this.
@@ -100,8 +93,15 @@ pub(crate) fn cancel(b: &mut Batch<'_>, run: &RunId) -> Result<Cancelled, Fault>
                     .prepare_cached("UPDATE run SET status = ?2 WHERE id = ?1")?
                     .execute(params![it.row, Status::Queued.as_str()])?;
             }
-            ask(b, &it, true)?;
-            b.ready();
+            let is_leased = state == "leased";
+            ask(b, &it, !is_leased)?;
+            if !is_leased {
+                b.ready();
+            }
+            // Also the owner of a lease that has expired: it may come back before anybody claims the run.
+            if let Some(held) = b.state.leases.of(run).cloned() {
+                b.told(held.worker, LeaseKey { run: run.clone(), epoch: held.epoch });
+            }
             false
         }
         Some(_) => {

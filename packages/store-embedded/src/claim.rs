@@ -279,8 +279,8 @@ pub(crate) fn dead_letters(conn: &Connection, limit: usize) -> Result<Vec<DeadLe
     Ok(found)
 }
 
-/// Removes up to `limit` records that ended at or before `ended_by`, with their keys and dead letters; their
-/// sessions and logs stay.
+/// Removes up to `limit` records that ended at or before `ended_by`, with their keys, gates and dead letters;
+/// their sessions and logs stay.
 pub(crate) fn sweep(b: &Batch<'_>, ended_by: Timestamp, limit: u32) -> Result<u64, Fault> {
     let mut gone = b.conn.prepare_cached(
         "DELETE FROM run WHERE id IN (SELECT id FROM run WHERE ended_ms IS NOT NULL AND ended_ms <= ?1 \
@@ -290,6 +290,7 @@ pub(crate) fn sweep(b: &Batch<'_>, ended_by: Timestamp, limit: u32) -> Result<u6
     for run in &gone {
         b.conn.prepare_cached("DELETE FROM dead_letter WHERE run_id = ?1")?.execute([run])?;
         outbox::forget(b.conn, run)?;
+        gates::forget(b.conn, run)?;
     }
     Ok(gone.len() as u64)
 }

@@ -78,6 +78,12 @@ pub(crate) fn close(conn: &Connection, run: &str) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Forgets the gates of a run whose record goes; what was asked and decided stays in the log.
+pub(crate) fn forget(conn: &Connection, run: &str) -> Result<(), Fault> {
+    conn.prepare_cached("DELETE FROM gate WHERE run = ?1")?.execute([run])?;
+    Ok(())
+}
+
 /// Where a gate stands.
 struct Found {
     gate: u64,
@@ -93,7 +99,8 @@ pub(crate) fn decide(b: &mut Batch<'_>, it: Decide) -> Result<Decided, Fault> {
         (Some(gate), _) => gates.iter().find(|g| g.gate == gate),
         (None, [one]) => gates.iter().find(|g| g.gate == *one),
         (None, [_, _, ..]) => return Ok(Decided::Several(pending)),
-        (None, []) => gates.last(), // what was decided last: is this the same again?
+        // What was decided last: is this the same again? An abort closed those that were asked after it.
+        (None, []) => gates.iter().rfind(|g| is_abort(&g.standing)).or_else(|| gates.last()),
     };
     let Some(named) = named else { return Ok(Decided::Unknown) };
     let gate = named.gate;
@@ -108,6 +115,10 @@ pub(crate) fn decide(b: &mut Batch<'_>, it: Decide) -> Result<Decided, Fault> {
             Ok(Decided::Recorded { gate, position, record: Box::new(record_of(b, &run)?) })
         }
     }
+}
+
+fn is_abort(standing: &Standing) -> bool {
+    matches!(standing, Standing::Decided(decision, _) if decision.action == Action::Abort)
 }
 
 fn record_of(b: &Batch<'_>, run: &RunId) -> Result<record::Record, Fault> {

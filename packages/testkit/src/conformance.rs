@@ -261,6 +261,7 @@ macro_rules! conformance {
             a_delayed_run_is_cancelled_at_once
             the_owner_hears_of_a_cancel
             the_next_owner_hears_of_a_cancel
+            an_owner_that_comes_back_hears_of_a_cancel
             a_started_run_that_waits_is_handed_out_to_be_ended
             waiting_for_cancels_ends_in_time
         ]);
@@ -273,12 +274,14 @@ macro_rules! conformance {
             a_second_verdict_has_no_effect
             one_of_racing_verdicts_stands
             an_abort_closes_the_other_gates
+            an_abort_is_recognised_without_its_gate
             a_gate_expires_by_itself
             a_cancel_closes_the_gates
             a_gate_does_not_hold_a_cancelled_run
             the_session_waits_behind_its_gate
             an_interrupt_goes_first
             gates_are_listed
+            gates_go_with_their_record
             a_repeated_gate_is_stored_once
         ]);
         $crate::conformance_cases!($fresh, outbox: [

@@ -159,7 +159,7 @@ impl Stream {
         }
         let shared = Arc::clone(&self.shared);
         let app = &shared.app;
-        let page = shared.pages.read(&*app.log, &self.record.session, sent.next()).await?;
+        let page = shared.pages.read(&*app.log, (&self.record.session, &self.record.run_id), sent.next()).await?;
         for event in page.events() {
             // All pieces of an answer came before its entry: what has come and not been shown goes first.
             self.show_pieces();

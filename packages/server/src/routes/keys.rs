@@ -71,6 +71,10 @@ pub(crate) async fn create(
     if wish.rate.is_some() && !caller.is_everywhere() {
         return Err(Problem::new(Code::Forbidden, "A rate is given with a key for every tenant: it is the server's."));
     }
+    // Whoever is held to a rate gives none of its keys a better one.
+    if !caller.is_everywhere() {
+        wish.rate = caller.key().and_then(|key| key.rate);
+    }
     if !asked.every_tenant {
         let tenant = caller.acts_for(wish.tenant.as_deref()).ok_or_else(|| {
             Problem::new(Code::Forbidden, "The API key belongs to another tenant than the one that `tenant` names.")

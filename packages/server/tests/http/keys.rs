@@ -108,6 +108,11 @@ async fn an_admin_manages_the_keys_of_its_tenant_and_no_others() {
         let detail = w.ask(Some(&a), "POST", "/keys", &body).await.problem(403, "forbidden");
         assert!(detail.contains(why), "{detail}");
     }
+    // Whoever is held to a rate does not make itself a key with a better one.
+    let (slow, _) = w.make(Wish { rate: Rate::new(1, 2), ..wish(Some("slow")) });
+    let made = w.ask(Some(&slow), "POST", "/keys", &json!({"name": "n", "scopes": ["runs:read"]})).await;
+    assert_eq!(made.json()["key"]["rate"], json!({"perSecond": 1, "burst": 2}));
+
     let listed = w.ask(Some(&a), "GET", "/keys", &NOTHING).await;
     let ids: Vec<_> = listed.json()["keys"].as_array().unwrap().iter().map(|k| k["tenant"].clone()).collect();
     assert_eq!(ids, [json!("a"), json!("a")]);

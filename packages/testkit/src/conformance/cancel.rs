@@ -79,6 +79,17 @@ pub async fn the_next_owner_hears_of_a_cancel(f: Fixture) {
     assert!(f.claim_one("next").await.cancel);
 }
 
+/// So is its owner told who was only slow, and revives a lease that had been offered to others.
+pub async fn an_owner_that_comes_back_hears_of_a_cancel(f: Fixture) {
+    let leases = [f.running("a").await, f.running("b").await];
+    f.expire_leases().await;
+    let taken = f.claim_one("w2").await.record.run_id; // the other one was on offer as well
+    let kept = leases.iter().find(|l| l.record.run_id != taken).unwrap();
+    cancel(&f, &kept.record.run_id).await;
+    assert_eq!(f.queue.heartbeat(&kept.worker, &[kept.key()]).await.unwrap(), []);
+    assert_eq!(soon(f.queue.to_cancel(&kept.worker, Duration::from_secs(3600))).await.unwrap(), [kept.key()]);
+}
+
 /// A run that was given back after it had started becomes claimable at once, to be ended.
 pub async fn a_started_run_that_waits_is_handed_out_to_be_ended(f: Fixture) {
     let lease = f.running("s").await;

@@ -167,6 +167,35 @@ pub async fn an_abort_closes_the_other_gates(f: Fixture) {
     assert_eq!(f.claim("w", 1).await.len(), 1);
 }
 
+/// An abort that is said again without its gate is the same abort, though gates were closed by it.
+pub async fn an_abort_is_recognised_without_its_gate(f: Fixture) {
+    let lease = parked(&f, 2).await;
+    let run = &lease.record.run_id;
+    decide(&f, run, Some(0), Action::Abort).await;
+    assert!(matches!(decide(&f, run, None, Action::Abort).await, Decided::Repeated { gate: 0, .. }));
+    assert!(matches!(decide(&f, run, None, Action::Approve).await, Decided::Conflict { gate: 0, .. }));
+}
+
+/// Gates go with the record of their run; their numbers do not come again.
+pub async fn gates_go_with_their_record(f: Fixture) {
+    let lease = parked(&f, 1).await;
+    let run = lease.record.run_id.clone();
+    f.pass(f.result_ttl * 2).await;
+    assert_eq!(f.runs.sweep().await.unwrap(), 0);
+    assert_eq!(pending(&f).await, [0], "a gate that waits has no end");
+    decide(&f, &run, None, Action::Approve).await;
+    let ending = f.claim_one("w").await;
+    f.finish(&ending, 3).await;
+    f.pass(f.result_ttl * 2).await;
+    assert_eq!(f.runs.sweep().await.unwrap(), 1);
+    assert!(f.gates.gates(&Filter { limit: 200, ..Filter::default() }).await.unwrap().gates.is_empty());
+    for action in [Action::Approve, Action::Reject] {
+        assert_eq!(decide(&f, &run, Some(0), action).await, Decided::Unknown);
+    }
+    created(f.enqueue(further("s")).await);
+    assert_eq!(f.claim_one("w").await.head.next_gate, 1);
+}
+
 /// What nobody decides in time is rejected by the store itself, by its own clock, and wakes whoever waits for work.
 pub async fn a_gate_expires_by_itself(f: Fixture) {
     let lease = f.running("s").await;
