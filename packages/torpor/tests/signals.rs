@@ -13,10 +13,13 @@ use serde_json::{Value, json};
 use support::follow::Follower;
 use support::probe::{Wire, posting};
 use support::{Server, World, bash, until_file};
+use tokio::sync::watch;
 use torpor_testkit::model_server::script;
 
 /// What a process that was told to stop may take: a second of drain, the hand-back, the cut of what is left.
 const BOUND: Duration = Duration::from_secs(15);
+/// Runs that were accepted before the signal comes, under load.
+const LOAD: usize = 40;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Phase {
@@ -110,7 +113,7 @@ async fn begin(phase: Phase, world: &World, server: &Server) -> UnderWay {
 }
 
 /// Posts until the server is gone; the runs that were acknowledged.
-async fn load(world: &World, server: &Server, over: &AtomicBool) -> Vec<String> {
+async fn load(world: &World, server: &Server, over: &AtomicBool, accepted: &watch::Sender<usize>) -> Vec<String> {
     let body = json!({"prompt": "go [[s:text]]", "async": true, "workspaceRef": world.project()}).to_string();
     let client = async || {
         let mut runs = Vec::new();
@@ -118,7 +121,10 @@ async fn load(world: &World, server: &Server, over: &AtomicBool) -> Vec<String> 
         while !over.load(Ordering::Relaxed) && wire.send(posting("/runs", body.as_bytes())).await {
             let Some(answer) = wire.answer().await else { break };
             match answer.status {
-                202 => runs.push(answer.json()["runId"].as_str().unwrap().to_owned()),
+                202 => {
+                    runs.push(answer.json()["runId"].as_str().unwrap().to_owned());
+                    accepted.send_modify(|n| *n += 1);
+                }
                 status => assert_eq!(status, 503, "{}", answer.json()),
             }
         }
@@ -140,12 +146,14 @@ async fn one(phase: Phase, signal: Signal) {
     let process = server.process();
     if phase == Phase::Load {
         let over = AtomicBool::new(false);
+        let (accepted, mut begun) = watch::channel(0);
         let stop = async {
-            tokio::time::sleep(Duration::from_millis(300)).await; // in the middle of the load
+            let middle = begun.wait_for(|n| *n >= LOAD); // in the middle of the load
+            tokio::time::timeout(BOUND, middle).await.unwrap().unwrap();
             process.signal(signal);
         };
-        (way.runs, ()) = tokio::join!(load(&world, &server, &over), stop);
-        assert!(way.runs.len() > 20, "{name}: {} runs", way.runs.len());
+        (way.runs, ()) = tokio::join!(load(&world, &server, &over, &accepted), stop);
+        assert!(way.runs.len() >= LOAD, "{name}: {} runs", way.runs.len());
     } else {
         process.signal(signal);
     }

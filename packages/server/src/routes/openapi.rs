@@ -80,7 +80,10 @@ mod tests {
             // No field takes this; what is unknown is refused in other words.
             let wrong = json!({ name.as_str(): [[]] });
             let problems = envelope::parse(wrong).map(drop).unwrap_err().to_string();
-            assert!(!problems.contains("not a known field") && !problems.contains("not supported"), "{name}: {problems}");
+            assert!(
+                !problems.contains("not a known field") && !problems.contains("not supported"),
+                "{name}: {problems}"
+            );
         }
     }
 }
