@@ -16,6 +16,9 @@ use crate::catalogue::{self, REQUEST_APPROVAL, SUBMIT_VERDICT};
 
 /// Memory that one compiled pattern may take, in bytes.
 const PATTERN_SIZE: usize = 1 << 20;
+
+/// Characters that mean something in regular expressions and nothing in globs.
+const REGEX_ONLY: [char; 7] = ['(', ')', '|', '^', '$', '+', '\\'];
 /// Most characters of a call that its summary quotes; the call itself is shown whole beside it.
 const SUMMARY_CHARS: usize = 200;
 
@@ -76,6 +79,10 @@ fn compile(rule: &Rule) -> Result<Compiled, String> {
             Ok(regex) => Pattern::Search(regex),
             Err(regex::Error::CompiledTooBig(_)) => {
                 return Err(format!("has a pattern that takes more than {PATTERN_SIZE} bytes of memory"));
+            }
+            // What was meant as a regular expression would, as a glob, hold nothing that anybody had in mind.
+            Err(regex) if text.contains(REGEX_ONLY) => {
+                return Err(format!("has the pattern {text:?}, which is no regular expression ({regex})"));
             }
             Err(regex) => {
                 let glob = globset::GlobBuilder::new(text).build();
@@ -235,6 +242,10 @@ mod tests {
         assert!(policy("submit_verdict", None).is_err());
         let e = policy("bash", Some("[")).unwrap_err();
         assert!(e.contains("[0] has the pattern \"[\", which is neither a regular expression"), "{e}");
+        for meant_as_regex in ["git (push|fetch", "*|deploy", "(", "\\"] {
+            let e = policy("bash", Some(meant_as_regex)).unwrap_err();
+            assert!(e.contains("which is no regular expression"), "{meant_as_regex}: {e}");
+        }
         assert!(policy("bash", Some("(a{1000}){1000}")).unwrap_err().contains("bytes of memory"));
     }
 

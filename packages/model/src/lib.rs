@@ -22,6 +22,6 @@ mod transport;
 mod window;
 
 pub use config::{Config, Secret};
-pub use router::Models;
+pub use router::{Models, PROVIDERS};
 pub use transport::http_client;
 pub use window::Limits;

@@ -18,6 +18,9 @@ use crate::scripted::Scripted;
 use crate::transport::Transport;
 use crate::window::{Known, Limits};
 
+/// The names of the providers that this build knows.
+pub const PROVIDERS: [&str; 3] = [crate::anthropic::PROVIDER, crate::openai::PROVIDER, crate::scripted::PROVIDER];
+
 /// Every provider this build knows, as one [`ModelClient`].
 ///
 /// Making it costs next to nothing: no connection, no TLS set-up, no file is touched before the first call.

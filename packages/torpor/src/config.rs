@@ -147,6 +147,16 @@ impl Config {
         let mut r = Reader { raw, problems: raw.problems.clone() };
         let bind = read_bind(&mut r);
         let model = r.parse("TORPOR_MODEL", "`provider/model` or `scripted:<file>`", |t| Ref::parse(t).ok());
+        if let Some(unknown) = model.as_ref().filter(|m| !torpor_model::PROVIDERS.contains(&m.provider.as_str())) {
+            let known = torpor_model::PROVIDERS.join(", ");
+            r.problem(
+                "TORPOR_MODEL",
+                format_args!(
+                    "{:?} is no provider; there are {known}; for a server that speaks Chat Completions write openai/…",
+                    unknown.provider
+                ),
+            );
+        }
         let sandbox = read_sandbox(&mut r);
         if r.text("REDIS_URL").is_some_and(|t| !t.is_empty()) {
             r.problem("REDIS_URL", "this version has the embedded store only; unset it");
@@ -269,10 +279,12 @@ fn rate(r: &mut Reader<'_>, name: &str) -> u32 {
     u32::try_from(r.number(name, 1, u64::from(torpor_core::key::Rate::MAX))).unwrap_or(1)
 }
 
+const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
 fn read_bind(r: &mut Reader<'_>) -> SocketAddr {
     let ip = r
-        .parse("TORPOR_BIND", "an IP address", |t| t.parse::<IpAddr>().ok())
-        .unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
+        .parse("TORPOR_BIND", "an IP address", |t| if t == "localhost" { Some(LOOPBACK) } else { t.parse().ok() })
+        .unwrap_or(LOOPBACK);
     let port = u16::try_from(r.number("PORT", 0, 65_535)).unwrap_or(0);
     SocketAddr::new(ip, port)
 }

@@ -30,8 +30,9 @@ mod published;
 
 pub(crate) use published::{Published, published};
 
-/// How often expired records are looked for.
-const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// How often expired records are looked for: four times in their lifetime, within these bounds.
+const SWEEP_OFTEN: Duration = Duration::from_secs(1);
+const SWEEP_SELDOM: Duration = Duration::from_secs(60);
 
 /// Everything that one process runs.
 pub(crate) struct Runtime {
@@ -41,6 +42,7 @@ pub(crate) struct Runtime {
     app: torpor_server::App,
     server: torpor_server::Config,
     data_dir: PathBuf,
+    sweep_every: Duration,
     watching: Watching,
 }
 
@@ -102,6 +104,7 @@ impl Runtime {
             app,
             server: config.server.clone(),
             data_dir: config.data_dir.clone(),
+            sweep_every: (config.result_ttl / 4).clamp(SWEEP_OFTEN, SWEEP_SELDOM),
             watching,
         })
     }
@@ -144,7 +147,7 @@ impl Runtime {
         let until_told = |mut told: watch::Receiver<()>| async move {
             let _ = told.changed().await;
         };
-        let sweeper = tokio::spawn(sweep(self.store.clone()));
+        let sweeper = tokio::spawn(sweep(self.store.clone(), self.sweep_every));
         let server = torpor_server::serve(listener, self.app, self.server, until_told(told.clone()));
         let worker = self.worker.run(until_told(told));
         let stop = async {
@@ -171,9 +174,9 @@ fn owners_wish() -> Wish {
     Wish { tenant: None, name: "owner of the data folder".into(), scopes: Scopes::all(), rate, expires_at: None }
 }
 
-async fn sweep(store: Arc<Store>) {
+async fn sweep(store: Arc<Store>, every: Duration) {
     loop {
-        tokio::time::sleep(SWEEP_EVERY).await;
+        tokio::time::sleep(every).await;
         match store.sweep().await {
             Ok(0) => {}
             Ok(n) => tracing::info!(records = n, "expired records were removed"),

@@ -383,7 +383,9 @@ impl Session {
         }
         let state = &self.shared.settings.state;
         if state.starts_with(&real) || real.starts_with(state) {
-            return Err(bad("overlaps the hands' own folder".into()));
+            return Err(bad(
+                "holds, or lies in, the hands' own state (in the data folder); name one apart from it".into()
+            ));
         }
         Ok(real)
     }

@@ -27,8 +27,9 @@ use crate::problem::Problem;
 use crate::routes::query::{parameters, run_of};
 use crate::submit::Shared;
 
-/// A follower that hears nothing for so long hears a comment, so that nothing on the way closes the connection.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// A follower that hears nothing for so long hears a comment, so that nothing on the way closes the connection. At most
+/// 15 seconds are promised; the rest is for networks and for machines that are busy.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// A follower of a run that waits for a person is sent away after so long: it must not hold a server up that could
 /// sleep. It comes back with the last id it has seen.

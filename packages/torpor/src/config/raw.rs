@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::table::{ELSEWHERE, Overrides, SETTINGS, find};
+use super::table::{ELSEWHERE, Overrides, SETTINGS, Setting, find};
 
 /// The environment, behind a trait so that tests need not touch the process.
 pub(crate) trait Env {
@@ -77,7 +77,7 @@ impl Raw {
         }
         raw.merge_env(env);
         for (name, value) in &overrides.0 {
-            let flag = find(name).map(super::table::Setting::flag).unwrap_or_default();
+            let flag = find(name).map(Setting::flag).unwrap_or_default();
             raw.say(name, value.clone(), Source::Flag(flag));
         }
         raw
@@ -95,7 +95,7 @@ impl Raw {
         for name in env.names() {
             let known = find(&name).is_some() || ELSEWHERE.contains(&name.as_str());
             if name.starts_with("TORPOR_") && !known {
-                let near = nearest(&name).map_or_else(String::new, |n| format!("; did you mean {n}?"));
+                let near = did_you_mean(nearest(&name, |s| s.name.to_owned()));
                 self.problems.push(format!("{name} (environment): is not a setting{near}"));
             }
         }
@@ -117,7 +117,10 @@ impl Raw {
         };
         for (key, value) in table {
             let Some(s) = SETTINGS.iter().find(|s| s.key() == key) else {
-                self.problems.push(format!("{key} ({}): is not a setting", path.display()));
+                // Flags are written with dashes and variables in capitals; in the file they are neither.
+                let near = find(&key).map(Setting::key);
+                let near = near.or_else(|| nearest(&key.replace('-', "_").to_lowercase(), Setting::key));
+                self.problems.push(format!("{key} ({}): is not a setting{}", path.display(), did_you_mean(near)));
                 continue;
             };
             let text = match value {
@@ -143,8 +146,14 @@ fn default_data_dir(env: &dyn Env) -> Option<String> {
 }
 
 /// The setting whose name differs least, if it differs little.
-fn nearest(name: &str) -> Option<&'static str> {
-    SETTINGS.iter().map(|s| (distance(name, s.name), s.name)).min().filter(|(d, _)| *d <= 3).map(|(_, n)| n)
+fn nearest(name: &str, spell: impl Fn(&Setting) -> String) -> Option<String> {
+    let spelt = SETTINGS.iter().map(spell).map(|s| (distance(name, &s), s));
+    // Half of a short name changed is another name.
+    spelt.min().filter(|(d, _)| *d <= 3 && d * 2 <= name.chars().count()).map(|(_, n)| n)
+}
+
+fn did_you_mean(name: Option<String>) -> String {
+    name.map_or_else(String::new, |n| format!("; did you mean {n}?"))
 }
 
 /// Levenshtein distance, by rows.

@@ -44,6 +44,12 @@ fn flags_beat_environment_beats_file_beats_default() {
 }
 
 #[test]
+fn localhost_is_an_address() {
+    let bound = |text: &'static str| Config::from_raw(&raw(&[("TORPOR_BIND", text)], &[], None)).unwrap().bind.ip();
+    assert_eq!((bound("localhost"), bound("::1").is_loopback()), (LOOPBACK, true));
+}
+
+#[test]
 fn what_is_wrong_is_named_with_its_source() {
     for (env, flags, want) in [
         (
@@ -70,6 +76,12 @@ fn what_is_wrong_is_named_with_its_source() {
             ("TORPOR_SANDBOX", "docker"),
             None,
             "TORPOR_SANDBOX (environment): expected one of local, none, got \"docker\"",
+        ),
+        (
+            ("TORPOR_MODEL", "mistral/large"),
+            None,
+            "TORPOR_MODEL (environment): \"mistral\" is no provider; there are anthropic, openai, scripted; for a server \
+             that speaks Chat Completions write openai/…",
         ),
         (("TORPOR_DATA_DIR", "here"), None, "TORPOR_DATA_DIR (environment): expected an absolute path"),
         (
@@ -99,7 +111,14 @@ fn what_models_hold_is_read_and_what_cannot_be_is_refused() {
 
 #[test]
 fn a_file_with_unknown_keys_or_bad_syntax_is_refused() {
-    for (text, want) in [("colour = 1", "colour ("), ("port = [", "expected"), ("port = [1]", "expected a string")] {
+    for (text, want) in [
+        ("colour = 1", "): is not a setting"),
+        ("prot = 1", "did you mean port?"),
+        ("lease-ms = 1", "did you mean lease_ms?"),
+        ("TORPOR_LEASE_MS = 1", "did you mean lease_ms?"),
+        ("port = [", "expected"),
+        ("port = [1]", "expected a string"),
+    ] {
         let problems = raw(&[], &[], Some(text)).problems.join("\n");
         assert!(problems.contains(want), "{text}: {problems}");
     }
