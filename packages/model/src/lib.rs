@@ -23,5 +23,5 @@ mod window;
 
 pub use config::{Config, Secret};
 pub use router::{Models, PROVIDERS};
-pub use transport::http_client;
+pub use transport::{http_client, tls};
 pub use window::Limits;

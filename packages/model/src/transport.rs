@@ -195,20 +195,8 @@ pub(crate) fn retry_for(status: u16, retry_after: Option<Duration>) -> Retry {
 /// # Errors
 /// A sentence that says what could not be set up.
 pub fn http_client(settings: &Http) -> Result<reqwest::Client, String> {
-    // The provider is named here and not left to the process-wide default, which another crate may have set;
-    // it is installed as that default too, for whoever asks for it. A second installation is no error.
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let _ = rustls::crypto::CryptoProvider::install_default((*provider).clone());
-    let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| format!("TLS cannot be set up: {e}"))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    // One connection a call: a server's limit on streams, or one stalled connection, then delays no other run.
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let mut builder = reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
+        .tls_backend_preconfigured(tls()?)
         .http1_only()
         .user_agent(concat!("torpor/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
@@ -224,6 +212,26 @@ pub fn http_client(settings: &Http) -> Result<reqwest::Client, String> {
         builder = builder.no_proxy();
     }
     builder.build().map_err(|e| format!("the HTTP client cannot be set up: {}", chain(&e)))
+}
+
+/// How TLS is set up: ring, embedded roots, HTTP/1.1. For everything in the program that connects somewhere.
+///
+/// # Errors
+/// A sentence that says what could not be set up.
+pub fn tls() -> Result<rustls::ClientConfig, String> {
+    // The provider is named here and not left to the process-wide default, which another crate may have set;
+    // it is installed as that default too, for whoever asks for it. A second installation is no error.
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let _ = rustls::crypto::CryptoProvider::install_default((*provider).clone());
+    let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| format!("TLS cannot be set up: {e}"))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    // One connection a call: a server's limit on streams, or one stalled connection, then delays no other run.
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(tls)
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

@@ -6,4 +6,5 @@ pub mod crash;
 pub mod exposition;
 pub mod fakes;
 pub mod model_server;
+pub mod receiver;
 pub mod sample;

@@ -21,6 +21,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("torpor-otlp", &["torpor-core"]),
     ("torpor-sandbox-local", &["torpor-core", "torpor-exec-channel", "torpor-hands"]),
     ("torpor-harness", &["torpor-core"]),
+    ("torpor-webhook", &["torpor-core"]),
     ("torpor-server", &["torpor-core", "torpor-harness"]),
     ("torpor-worker", &["torpor-core", "torpor-harness"]),
     (
@@ -35,6 +36,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "torpor-sandbox-local",
             "torpor-server",
             "torpor-store-embedded",
+            "torpor-webhook",
             "torpor-worker",
         ],
     ),
@@ -45,7 +47,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 const WRAPPED: &[(&str, &[&str])] = &[
     ("rusqlite", &["torpor-store-embedded"]),
     ("axum", &["torpor-server"]),
-    ("reqwest", &["torpor-model", "torpor-otlp", "torpor"]),
+    ("reqwest", &["torpor-model", "torpor-otlp", "torpor-webhook", "torpor"]),
     ("landlock", &["torpor-hands"]),
     ("seccompiler", &["torpor-hands"]),
     ("grep-searcher", &["torpor-tools"]),

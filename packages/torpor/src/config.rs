@@ -51,6 +51,8 @@ pub(crate) struct Config {
     /// A bind beyond loopback is allowed without a key.
     pub(crate) insecure_no_auth: bool,
     pub(crate) api_keys_file: Option<PathBuf>,
+    pub(crate) webhook_secrets_file: Option<PathBuf>,
+    pub(crate) webhook_allow: torpor_webhook::Allow,
     pub(crate) data_dir: PathBuf,
     pub(crate) model: Ref,
     pub(crate) models: torpor_model::Config,
@@ -219,6 +221,8 @@ impl Config {
             bind,
             insecure_no_auth: r.flag("TORPOR_INSECURE_NO_AUTH"),
             api_keys_file: r.text("TORPOR_API_KEYS_FILE").filter(|t| !t.is_empty()).map(PathBuf::from),
+            webhook_secrets_file: r.text("TORPOR_WEBHOOK_SECRETS_FILE").filter(|t| !t.is_empty()).map(PathBuf::from),
+            webhook_allow: read_webhook_allow(&mut r),
             data_dir,
             models,
             model,
@@ -317,6 +321,11 @@ fn read_folders(r: &mut Reader<'_>, name: &str) -> Vec<PathBuf> {
 fn read_approvals(r: &mut Reader<'_>) -> Vec<torpor_core::gate::Rule> {
     let expected = "a JSON array of rules {\"tool\": …, \"pattern\": …}";
     r.parse("TORPOR_APPROVALS", expected, |t| serde_json::from_str(t).ok()).unwrap_or_default()
+}
+
+fn read_webhook_allow(r: &mut Reader<'_>) -> torpor_webhook::Allow {
+    let read = torpor_webhook::Allow::parse(r.text("TORPOR_WEBHOOK_ALLOW").unwrap_or_default());
+    read.map_err(|e| r.problem("TORPOR_WEBHOOK_ALLOW", e)).unwrap_or_default()
 }
 
 fn read_data_dir(r: &mut Reader<'_>) -> PathBuf {

@@ -1,14 +1,10 @@
 //! API keys from a file: for operators who keep them in their deployment (a mounted Kubernetes Secret) and not in the
 //! store. The file holds digests, so that whoever reads it cannot call.
 //!
-//! Owns: its format, and noticing that it changed. Must not know: who asks for keys.
-//!
-//! A file that is damaged or gone while the server runs changes nothing: the keys it had stay, and the log says so.
+//! Owns: its format. Must not know: who asks for keys.
 
-use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use toml::{Table, Value};
@@ -17,30 +13,16 @@ use torpor_core::key::{
 };
 use torpor_core::{Timestamp, store};
 
-/// The largest file that is read, in bytes.
-const MAX_BYTES: u64 = 4 * 1024 * 1024;
+use crate::watched_file::WatchedFile;
 
 /// Why a key of the file cannot be changed over HTTP or by `torpor keys`.
 const FIXED: &str = "it comes from the keys file; change it there";
 
 /// The keys of a store, with those of a file before them.
 pub(crate) struct WithFile {
-    path: PathBuf,
-    read: Mutex<Read>,
+    file: WatchedFile<Vec<Record>>,
     store: Arc<dyn KeyStore>,
 }
-
-/// What the file said when it was last read.
-#[derive(Clone)]
-struct Read {
-    /// What tells one state of the file from another.
-    stamp: Option<Stamp>,
-    /// How often it has changed.
-    times: u64,
-    keys: Arc<Vec<Record>>,
-}
-
-type Stamp = (u64, u64, i64, i64);
 
 impl WithFile {
     /// Reads the file.
@@ -48,31 +30,11 @@ impl WithFile {
     /// # Errors
     /// One line that names the file, the key and the field that is wrong.
     pub(crate) fn open(path: &Path, store: Arc<dyn KeyStore>) -> Result<Self, String> {
-        let (stamp, keys) = read(path)?;
-        let read = Read { stamp: Some(stamp), times: 0, keys: Arc::new(keys) };
-        Ok(Self { path: path.to_owned(), read: Mutex::new(read), store })
-    }
-
-    /// The file as it is, read again if it has changed. A look costs one `stat`; at most one a second is asked for.
-    fn look(&self) -> Read {
-        let mut known = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        let stamp = std::fs::metadata(&self.path).map(|m| stamp(&m)).ok();
-        if stamp == known.stamp {
-            return known.clone();
-        }
-        known.stamp = stamp;
-        match read(&self.path) {
-            Ok((stamp, keys)) => {
-                tracing::info!(file = %self.path.display(), keys = keys.len(), "the keys file was read again");
-                *known = Read { stamp: Some(stamp), times: known.times + 1, keys: Arc::new(keys) };
-            }
-            Err(e) => tracing::error!(error = e, "the keys file cannot be read; the keys it had stay as they are"),
-        }
-        known.clone()
+        Ok(Self { file: WatchedFile::open("keys file", path, parse)?, store })
     }
 
     fn has(&self, id: &Id) -> bool {
-        self.look().keys.iter().any(|key| key.id == *id)
+        self.file.look().said.iter().any(|key| key.id == *id)
     }
 }
 
@@ -83,15 +45,15 @@ impl KeyStore for WithFile {
     }
 
     async fn keys(&self, seen: Option<&str>) -> Result<Option<Snapshot>, store::Error> {
-        let file = self.look();
+        let file = self.file.look();
         let same = seen.and_then(|s| s.split_once('/')).filter(|(times, _)| *times == file.times.to_string());
         let stored = match same {
             Some((_, seen)) => self.store.keys(Some(seen)).await?,
             None => self.store.keys(None).await?,
         };
         Ok(stored.map(|stored| {
-            let mut keys = file.keys.to_vec();
-            keys.extend(stored.keys.into_iter().filter(|key| !file.keys.iter().any(|f| f.id == key.id)));
+            let mut keys = file.said.to_vec();
+            keys.extend(stored.keys.into_iter().filter(|key| !file.said.iter().any(|f| f.id == key.id)));
             Snapshot { version: format!("{}/{}", file.times, stored.version), keys }
         }))
     }
@@ -103,24 +65,6 @@ impl KeyStore for WithFile {
     async fn revoke(&self, id: &Id, at: Timestamp) -> Result<Changed, store::Error> {
         if self.has(id) { Ok(Changed::Refused(FIXED)) } else { self.store.revoke(id, at).await }
     }
-}
-
-fn stamp(meta: &std::fs::Metadata) -> Stamp {
-    (meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec())
-}
-
-fn read(path: &Path) -> Result<(Stamp, Vec<Record>), String> {
-    let failed = |e: std::io::Error| format!("{}: {e}", path.display());
-    let file = std::fs::File::open(path).map_err(failed)?;
-    let meta = file.metadata().map_err(failed)?;
-    let mut text = String::new();
-    file.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(failed)?;
-    if text.len() as u64 > MAX_BYTES {
-        return Err(format!("{}: is larger than {MAX_BYTES} bytes", path.display()));
-    }
-    let made = Timestamp(u64::try_from(meta.mtime()).unwrap_or(0).saturating_mul(1_000));
-    let keys = parse(&text, made).map_err(|e| format!("{}: {e}", path.display()))?;
-    Ok((stamp(&meta), keys))
 }
 
 /// Reads `[[key]]` tables.

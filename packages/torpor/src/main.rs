@@ -19,7 +19,9 @@ mod serve;
 mod sessions;
 mod telemetry;
 mod ui;
+mod watched_file;
 mod watching;
+mod webhooks;
 
 use std::process::ExitCode;
 

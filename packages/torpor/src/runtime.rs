@@ -19,12 +19,13 @@ use torpor_core::sandbox::SandboxTransport;
 use torpor_core::store;
 use torpor_harness::Deps;
 use torpor_store_embedded::Store;
-use torpor_worker::Worker;
+use torpor_worker::{Webhooks, Worker};
 
 use crate::cli::Error;
 use crate::config::{Config, Confinement, SandboxKind};
 use crate::keys_file::WithFile;
 use crate::watching::Watching;
+use crate::webhooks;
 
 mod published;
 
@@ -39,6 +40,8 @@ pub(crate) struct Runtime {
     owner_secret: Secret,
     store: Arc<Store>,
     worker: Worker,
+    webhooks: Webhooks,
+    drain: Duration,
     app: torpor_server::App,
     server: torpor_server::Config,
     data_dir: PathBuf,
@@ -76,6 +79,8 @@ impl Runtime {
             clock: clock.clone(),
             settings: Arc::new(config.harness.clone()),
         };
+        let deliver = webhooks::sender(config, clock.clone())?;
+        let outbox = store.clone();
         let worker = Worker::new(deps, store.clone(), WorkerId::generate(&host_name()), config.worker);
         let (owner_secret, owner) = Record::issue(owners_wish(), clock.now());
         let check = |s: &Arc<_>| Arc::new(SandboxCheck(Arc::clone(s))) as Arc<dyn torpor_server::Check>;
@@ -90,7 +95,7 @@ impl Runtime {
             owner: Some(owner),
             settings: Arc::new(config.harness.clone()),
             sandbox: sandbox.clone().map(|s| s as Arc<dyn SandboxTransport>),
-            webhooks: None,
+            webhooks: Some(deliver.clone()),
             local: Some(Arc::new(InProcess(worker.clone()))),
             checks,
             observer,
@@ -101,6 +106,8 @@ impl Runtime {
             owner_secret,
             store,
             worker,
+            webhooks: Webhooks { outbox, deliver, clock: app.clock.clone(), observer: app.observer.clone() },
+            drain: config.worker.drain,
             app,
             server: config.server.clone(),
             data_dir: config.data_dir.clone(),
@@ -149,12 +156,13 @@ impl Runtime {
         };
         let sweeper = tokio::spawn(sweep(self.store.clone(), self.sweep_every));
         let server = torpor_server::serve(listener, self.app, self.server, until_told(told.clone()));
-        let worker = self.worker.run(until_told(told));
+        let worker = self.worker.run(until_told(told.clone()));
+        let webhooks = self.webhooks.run(until_told(told), self.drain);
         let stop = async {
             shutdown.await;
             let _ = tell.send(());
         };
-        let (served, (), ()) = tokio::join!(server, worker, stop);
+        let (served, (), (), ()) = tokio::join!(server, worker, webhooks, stop);
         sweeper.abort();
         self.watching.end().await;
         served.context("the HTTP server failed")

@@ -1,9 +1,11 @@
 //! The drain loop: claim, heartbeat, run, hand back.
 //!
-//! Owns: how many leaves run at once, the process's one heartbeat, retries and dead letters, drain.
-//! Must not know: what a leaf does, which store or sandbox there is, or who submitted a run.
+//! Owns: how many leaves run at once, the process's one heartbeat, retries and dead letters, drain; and the same for
+//! webhooks, which are work like runs.
+//! Must not know: what a leaf does, which store or sandbox there is, who submitted a run, or how a webhook is sent.
 
 mod active;
+mod webhooks;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use torpor_harness::{Deps, LeafEnd, Stop, give_up, is_exhausted, run_leaf};
 use tracing::Instrument as _;
 
 use active::{Active, Place};
+pub use webhooks::Webhooks;
 
 /// One claim waits at most so long before it looks whether it should stop.
 const CLAIM_SLICE: Duration = Duration::from_secs(5);

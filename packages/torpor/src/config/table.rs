@@ -55,6 +55,15 @@ pub(crate) const SETTINGS: &[Setting] = &[
     Setting::unset("TORPOR_API_KEYS_FILE", "TOML file with API keys (their digests), read again when it changes"),
     Setting::new("TORPOR_RATE_PER_SECOND", "1000", "Requests a second of an API key that has no rate of its own"),
     Setting::new("TORPOR_RATE_BURST", "2000", "Requests at once of such a key, after a pause"),
+    Setting::unset(
+        "TORPOR_WEBHOOK_SECRETS_FILE",
+        "TOML file with the secrets that sign webhooks, by tenant and name, read again when it changes",
+    ),
+    Setting::new(
+        "TORPOR_WEBHOOK_ALLOW",
+        "",
+        "Hosts, addresses and networks, separated by `,`, that webhooks may reach though they are not public",
+    ),
     Setting::secret("REDIS_URL", "Redis to share work over; unset = the embedded store"),
     Setting::unset("TORPOR_DATA_DIR", "Embedded store, workspaces, journals [default: the user's state folder]"),
     Setting::new("TORPOR_MODEL", "anthropic/claude-opus-4-8", "`provider/model`, or `scripted:<file>`"),

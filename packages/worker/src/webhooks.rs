@@ -1,0 +1,159 @@
+//! The loop that sends webhooks: claim, send, note.
+//!
+//! Owns: how many are sent at once, the schedule of repeats, when one is given up. Must not know: how one is sent or
+//! signed, or what it says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use torpor_core::Clock;
+use torpor_core::observe::{Event, Observer, Posted};
+use torpor_core::webhook::{Claimed, Deliver, Failed, Failure, Noted, Outbox};
+
+/// Waits before the attempts after the first, with up to a quarter of jitter on top: ten attempts in about 16 hours, so
+/// that a receiver may be away for a night.
+const PAUSES: [Duration; 9] = [
+    Duration::from_secs(5),
+    Duration::from_secs(30),
+    Duration::from_secs(2 * 60),
+    Duration::from_secs(10 * 60),
+    Duration::from_secs(30 * 60),
+    Duration::from_secs(60 * 60),
+    Duration::from_secs(2 * 60 * 60),
+    Duration::from_secs(4 * 60 * 60),
+    Duration::from_secs(8 * 60 * 60),
+];
+/// Longest wait that a receiver can ask for.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(4 * 60 * 60);
+/// Messages that are sent at once.
+const CONCURRENCY: usize = 64;
+/// Bound of one attempt, whatever the sender's own is.
+const ATTEMPT: Duration = Duration::from_secs(20);
+/// How long a claim lasts: an attempt, and time to note what became of it.
+const CLAIM: Duration = Duration::from_secs(40);
+/// One claim waits at most so long.
+const CLAIM_SLICE: Duration = Duration::from_secs(30);
+/// Waits while the store is away, and how often a note is tried: without one the message is sent again.
+const STORE_AWAY: Duration = Duration::from_millis(500);
+const NOTE_TRIES: usize = 5;
+
+/// Sends what the outbox holds.
+#[derive(Clone)]
+pub struct Webhooks {
+    /// What is to be sent.
+    pub outbox: Arc<dyn Outbox>,
+    /// What sends.
+    pub deliver: Arc<dyn Deliver>,
+    /// The source of time.
+    pub clock: Arc<dyn Clock>,
+    /// Who is told of attempts.
+    pub observer: Arc<dyn Observer>,
+}
+
+impl Webhooks {
+    /// Sends until `shutdown`; then attempts under way may end for `drain`. One that does not is made again by whoever
+    /// comes next, under the same id.
+    pub async fn run(&self, shutdown: impl Future<Output = ()>, drain: Duration) {
+        let places = Arc::new(Semaphore::new(CONCURRENCY));
+        let mut sending = JoinSet::new();
+        let claiming = async {
+            loop {
+                let mut free = places_of(&places).await;
+                match self.outbox.claim(free.len(), CLAIM, CLAIM_SLICE).await {
+                    Ok(claimed) => {
+                        for claimed in claimed {
+                            let (webhooks, place) = (self.clone(), free.pop());
+                            sending.spawn(async move {
+                                webhooks.one(claimed).await;
+                                drop(place);
+                            });
+                        }
+                    }
+                    Err(e) => {
+                        tracing::warn!(error = %e, "the outbox is away; waiting");
+                        self.clock.sleep(STORE_AWAY).await;
+                    }
+                }
+                while sending.try_join_next().is_some() {}
+            }
+        };
+        tokio::select! {
+            () = claiming => {}
+            () = shutdown => {}
+        }
+        tokio::select! {
+            () = async { while sending.join_next().await.is_some() {} } => {}
+            () = self.clock.sleep(drain) => {}
+        }
+    }
+
+    /// One attempt, and the note of it.
+    async fn one(&self, claimed: Claimed) {
+        let Claimed { message, attempt } = claimed;
+        let began = self.clock.now();
+        let result = tokio::select! {
+            result = self.deliver.deliver(&message) => result,
+            () = self.clock.sleep(ATTEMPT) => Err(Failed::new(Failure::Timeout)),
+        };
+        let took = self.clock.now().since(began);
+        let (id, run) = (&message.id, &message.run);
+        let (what, ended) = match result {
+            Ok(status) => (Noted::Sent { status }, Posted::Sent),
+            Err(Failed { why, status, retry_after, gone }) => match pause(attempt, retry_after).filter(|_| !gone) {
+                Some(after) => {
+                    tracing::info!(%id, %run, attempt, why = why.as_str(), status, ?after, "a webhook failed");
+                    (Noted::Failed { why, status, after }, Posted::Failed)
+                }
+                None => {
+                    tracing::warn!(%id, %run, attempt, why = why.as_str(), status, "a webhook was given up");
+                    (Noted::GivenUp { why, status }, Posted::GivenUp)
+                }
+            },
+        };
+        self.observer.observe(&Event::Webhook { ended, took });
+        for _ in 0..NOTE_TRIES {
+            match self.outbox.note(id, attempt, what).await {
+                Ok(_) => return,
+                Err(e) => tracing::warn!(%id, error = %e, "a webhook's attempt could not be noted"),
+            }
+            self.clock.sleep(STORE_AWAY).await;
+        }
+    }
+}
+
+/// Waits for room for one, and takes all that there is.
+async fn places_of(places: &Arc<Semaphore>) -> Vec<OwnedSemaphorePermit> {
+    // The semaphore is never closed, so waiting cannot fail.
+    let first = Arc::clone(places).acquire_owned().await.ok();
+    first.into_iter().chain(std::iter::from_fn(|| Arc::clone(places).try_acquire_owned().ok())).collect()
+}
+
+/// How long to wait after this attempt has failed; `None` when it was the last.
+fn pause(attempt: u32, asked: Option<Duration>) -> Option<Duration> {
+    let base = *PAUSES.get(usize::try_from(attempt).ok()?.checked_sub(1)?)?;
+    // The id's random bits serve as the source: this needs spread, not secrecy.
+    let spread = u32::from(uuid::Uuid::new_v4().as_bytes()[0]);
+    let wait = base + base / 4 * spread / 255;
+    Some(wait.max(asked.unwrap_or_default().min(MAX_RETRY_AFTER)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_follow_the_schedule_and_the_receiver_within_its_bound() {
+        for (attempt, base) in (1..).zip(PAUSES) {
+            let wait = pause(attempt, None).unwrap();
+            assert!(wait >= base && wait <= base * 5 / 4, "{attempt}: {wait:?}");
+        }
+        assert_eq!(pause(10, None), None);
+        assert_eq!(pause(u32::MAX, Some(Duration::ZERO)), None);
+        assert_eq!(pause(1, Some(Duration::from_secs(90))), Some(Duration::from_secs(90)));
+        assert_eq!(pause(1, Some(Duration::MAX)), Some(MAX_RETRY_AFTER));
+        let all: Duration = PAUSES.iter().sum();
+        assert!(all > Duration::from_secs(15 * 3600) && all < Duration::from_secs(24 * 3600), "{all:?}");
+    }
+}
