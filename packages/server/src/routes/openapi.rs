@@ -26,7 +26,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     use serde_json::{Value, json};
-    use torpor_core::envelope;
+    use torpor_core::outcome::Status;
+    use torpor_core::{RunId, SessionKey, Timestamp, envelope, webhook};
 
     use super::*;
 
@@ -70,6 +71,22 @@ mod tests {
         let whole = description();
         check(&whole, &whole);
         assert_eq!(whole["info"]["version"], json!(env!("CARGO_PKG_VERSION")));
+    }
+
+    /// What receivers get has the fields that are described, and no others.
+    #[test]
+    fn a_webhook_is_described_as_it_is_sent() {
+        let (run, session) = (RunId::generate(), SessionKey::new("t", "s").unwrap());
+        let (kind, status) = (webhook::Kind::Paused, Status::Paused);
+        let event = webhook::Event { kind, at: Timestamp(0), run: &run, session: &session, status, gate: Some(0) };
+        let body: Value = serde_json::from_str(&event.body(&webhook::Id::generate())).unwrap();
+        let described = &description()["components"]["schemas"];
+        let names = |v: &Value| v.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+        let message = &described["WebhookMessage"]["properties"];
+        assert_eq!(names(message), names(&body));
+        assert_eq!(names(&message["data"]["properties"]), names(&body["data"]));
+        let errors = json!(webhook::Failure::ALL.map(webhook::Failure::as_str));
+        assert_eq!(described["WebhookStanding"]["properties"]["lastError"]["enum"], errors);
     }
 
     /// A field that is described is known to the parser, and the other way round for those it names as missing.

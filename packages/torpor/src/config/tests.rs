@@ -83,6 +83,11 @@ fn what_is_wrong_is_named_with_its_source() {
             "TORPOR_MODEL (environment): \"mistral\" is no provider; there are anthropic, openai, scripted; for a server \
              that speaks Chat Completions write openai/…",
         ),
+        (
+            ("TORPOR_WEBHOOK_ALLOW", "ok.example,10.0.0.0/33"),
+            None,
+            "TORPOR_WEBHOOK_ALLOW (environment): \"10.0.0.0/33\" is no host name, address or network such as 10.1.0.0/16",
+        ),
         (("TORPOR_DATA_DIR", "here"), None, "TORPOR_DATA_DIR (environment): expected an absolute path"),
         (
             ("REDIS_URL", "redis://u:secret@h"),
