@@ -20,6 +20,7 @@ pub mod problem;
 pub mod queue;
 pub mod run;
 pub mod sandbox;
+pub mod session;
 pub mod store;
 pub mod tool;
 pub mod trace;

@@ -15,6 +15,8 @@ pub enum Code {
     SessionIdRequired,
     /// No such session for this caller.
     SessionNotFound,
+    /// The session is not idle.
+    SessionBusy,
     /// No such run for this caller.
     RunNotFound,
     /// The run has no such gate.
@@ -64,6 +66,7 @@ impl Code {
             Self::RequestInvalid => ("request_invalid", 400, "The request is not valid"),
             Self::SessionIdRequired => ("sessionId_required", 400, "A session id is required"),
             Self::SessionNotFound => ("session_not_found", 404, "There is no such session"),
+            Self::SessionBusy => ("session_busy", 409, "The session is not idle"),
             Self::RunNotFound => ("run_not_found", 404, "There is no such run"),
             Self::GateNotFound => ("gate_not_found", 404, "There is no such gate"),
             Self::GatePending => ("gate_pending", 409, "A gate of the session waits for its verdict"),

@@ -75,6 +75,10 @@ pub enum Enqueued {
     NoSession,
     /// A gate of the session is pending, and none was expected: the run that waits.
     GatePending(Box<Record>),
+    /// The session does not exist, and the hands have not forgotten the last one with its id: ask again later.
+    Forgetting,
+    /// The queue holds as many runs as it may: ask again later.
+    Full,
 }
 
 /// The right to work on a run until it expires, at the session's epoch.
@@ -186,6 +190,8 @@ pub struct DeadLetter {
 ///   ([`Spec::inherit`](crate::envelope::Spec::inherit)).
 /// - A run whose stored form cannot be read (damaged, or of a newer build) stops nobody: a claim sets it aside among
 ///   the dead letters and goes on; a list leaves it out.
+/// - A queue is bounded: one run more than it may hold is [`Enqueued::Full`], whatever session it is for. What came before
+///   is recognised all the same.
 /// - Runs of one session are claimed strictly one after the other, in the order they were accepted; one that
 ///   interrupts goes before those that wait.
 /// - Among claimable runs: higher priority first, then oldest.

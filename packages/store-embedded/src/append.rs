@@ -1,26 +1,21 @@
-//! The session log: appending and reading.
+//! The session log: appending, and what an append does beside the log; opening it.
 
 use rusqlite::{Connection, OptionalExtension, params};
 use torpor_core::entry::{self, Body, Entry, SCHEMA};
 use torpor_core::log::{Append, AppendError, Head, Opened};
 use torpor_core::outcome::Status;
-use torpor_core::{Epoch, Position, RunId, SessionKey, Timestamp, store};
+use torpor_core::session::Mark;
+use torpor_core::{Epoch, Position, RunId, SessionKey, store};
 
 use crate::fault::Fault;
 use crate::gates::{self, Requested};
-use crate::record::{number, sql, text};
+use crate::history::{self, Most};
+use crate::record::{maybe, number, sql};
 use crate::settle;
 use crate::writer::Batch;
 
 /// Largest append, in bytes of its bodies together.
 pub(crate) const MAX_APPEND_BYTES: usize = 256 * 1024 * 1024;
-
-/// Most entries that one read answers.
-const MAX_READ: usize = 10_000;
-
-/// Bytes of entries after which a read ends; it always holds one entry, however large. With few reading threads this
-/// bounds what readers take, whoever asks.
-const MAX_READ_BYTES: usize = 256 << 10;
 
 /// An append with its bodies in their stored form.
 pub(crate) struct Encoded {
@@ -60,15 +55,26 @@ struct Session {
     front: Option<String>,
     owned: bool,
     progressed: bool,
+    handed: bool,
+    forked_at: Option<u64>,
 }
 
 /// What a batch of entries does beside being stored.
 struct Effects<'a> {
     resume_from: Position,
     progressed: bool,
+    /// From here on, hands may know the session.
+    handed: bool,
+    marks: Vec<Mark>,
     ended: Option<(&'a RunId, Status, Position)>,
     /// The gates at the end of the batch, and their run.
     parked: Option<(&'a RunId, Vec<Requested<'a>>)>,
+}
+
+impl Effects<'_> {
+    fn mark(&mut self, position: u64, next_gate: u64) {
+        self.marks.push(Mark { position: Position(position), resume_from: self.resume_from, next_gate });
+    }
 }
 
 /// Appends; the refusal is the inner result, because nothing has to be undone for it.
@@ -101,8 +107,19 @@ pub(crate) fn append(b: &mut Batch<'_>, encoded: &Encoded) -> Result<Result<Posi
     store_entries(b.conn, &session, append, bodies)?;
     let head = Position(session.head.0 + bodies.len() as u64);
     b.conn
-        .prepare_cached("UPDATE session SET head = ?2, resume_from = ?3, progressed = ?4 WHERE id = ?1")?
-        .execute(params![session.id, sql(head.0), sql(effects.resume_from.0), effects.progressed])?;
+        .prepare_cached(
+            "UPDATE session SET head = ?2, resume_from = ?3, progressed = ?4, handed = ?5, updated_ms = ?6 \
+             WHERE id = ?1",
+        )?
+        .execute(params![
+            session.id,
+            sql(head.0),
+            sql(effects.resume_from.0),
+            effects.progressed,
+            effects.handed,
+            sql(b.now())
+        ])?;
+    history::note(b.conn, session.id, &effects.marks)?;
     if let Some((run, status, position)) = effects.ended {
         settle::ended(b, session.id, run, status, position)?;
     }
@@ -118,7 +135,8 @@ pub(crate) fn append(b: &mut Batch<'_>, encoded: &Encoded) -> Result<Result<Posi
 
 fn session(conn: &Connection, key: &SessionKey) -> Result<Option<Session>, Fault> {
     let mut query = conn.prepare_cached(
-        "SELECT id, head, epoch, resume_from, front_run, owned, progressed, next_gate FROM session \
+        "SELECT id, head, epoch, resume_from, front_run, owned, progressed, next_gate, handed, \
+         forked_at FROM session \
          WHERE tenant = ?1 AND session = ?2",
     )?;
     let mut rows = query.query([key.tenant(), key.session()])?;
@@ -132,6 +150,8 @@ fn session(conn: &Connection, key: &SessionKey) -> Result<Option<Session>, Fault
         owned: row.get(5)?,
         progressed: row.get(6)?,
         next_gate: number(row, 7)?,
+        handed: row.get(8)?,
+        forked_at: maybe(row, 9)?,
     }))
 }
 
@@ -146,8 +166,14 @@ fn is_repeated(conn: &Connection, session: &Session, append: &Append) -> Result<
 
 /// What the batch does to session and run, or what is wrong with it.
 fn effects<'a>(append: &'a Append, session: &Session) -> Result<Effects<'a>, String> {
-    let mut effects =
-        Effects { resume_from: session.resume_from, progressed: session.progressed, ended: None, parked: None };
+    let mut effects = Effects {
+        resume_from: session.resume_from,
+        progressed: session.progressed,
+        handed: session.handed,
+        marks: Vec::new(),
+        ended: None,
+        parked: None,
+    };
     for (body, position) in append.bodies.iter().zip(append.after.0 + 1..) {
         if let Some(run) = body.run() {
             if session.front.as_deref() != Some(run.as_str()) {
@@ -169,7 +195,9 @@ fn effects<'a>(append: &'a Append, session: &Session) -> Result<Effects<'a>, Str
                     return Err(format!("a checkpoint at {position} must keep from 1 to {position}, got {keep_from}"));
                 }
                 effects.resume_from = *keep_from;
+                effects.mark(position, session.next_gate);
             }
+            Body::RunStarted { workdir, .. } => effects.handed |= workdir.is_some(),
             Body::RunEnded { run, outcome, .. } => {
                 effects.ended = Some((run, outcome.status(), Position(position)));
             }
@@ -180,6 +208,7 @@ fn effects<'a>(append: &'a Append, session: &Session) -> Result<Effects<'a>, Str
                     return Err(format!("a gate has the number {gate}, the session's next is {next}"));
                 }
                 requested.push(Requested { gate: *gate, question, expires_at: *expires_at });
+                effects.mark(position, next + 1);
             }
             Body::GateDecided { .. } => return Err("verdicts are written by the store".to_owned()),
             _ => {}
@@ -204,9 +233,9 @@ fn store_entries(conn: &Connection, session: &Session, append: &Append, bodies: 
 /// The marks and the tail of a session.
 pub(crate) fn open(conn: &Connection, key: &SessionKey) -> Result<Option<Opened>, Fault> {
     let Some(session) = session(conn, key)? else { return Ok(None) };
-    let Session { id, head, epoch, resume_from, next_gate, .. } = session;
+    let Session { id, head, epoch, resume_from, next_gate, forked_at, .. } = session;
     // Entries are never changed, so the head read first bounds a tail that is consistent with it.
-    let tail = entries(conn, id, resume_from, head, (usize::MAX, usize::MAX))?;
+    let tail = history::read(conn, (id, forked_at), resume_from, head, Most::ALL, history::entry)?;
     Ok(Some(Opened { head: Head { position: head, epoch, resume_from, next_gate }, tail }))
 }
 
@@ -217,38 +246,6 @@ pub(crate) fn head(conn: &Connection, key: &SessionKey) -> Result<Position, Faul
 
 /// Up to `limit` entries from `from` on, fewer when they are large.
 pub(crate) fn read(conn: &Connection, key: &SessionKey, from: Position, limit: usize) -> Result<Vec<Entry>, Fault> {
-    match session(conn, key)? {
-        Some(session) => entries(conn, session.id, from, session.head, (limit.min(MAX_READ), MAX_READ_BYTES)),
-        None => Ok(Vec::new()),
-    }
-}
-
-/// Entries in order, up to so many and until they are so many bytes.
-fn entries(
-    conn: &Connection,
-    session: i64,
-    from: Position,
-    to: Position,
-    (limit, bytes): (usize, usize),
-) -> Result<Vec<Entry>, Fault> {
-    let mut query = conn.prepare_cached(
-        "SELECT position, at_ms, epoch, schema, body FROM entry \
-         WHERE session = ?1 AND position BETWEEN ?2 AND ?3 ORDER BY position LIMIT ?4",
-    )?;
-    let mut rows = query.query(params![session, sql(from.0), sql(to.0), sql(limit as u64)])?;
-    let (mut found, mut taken) = (Vec::new(), 0_usize);
-    while let Some(row) = rows.next()? {
-        let body = text(row, 4)?;
-        taken = taken.saturating_add(body.len());
-        found.push(Entry {
-            position: Position(number(row, 0)?),
-            at: Timestamp(number(row, 1)?),
-            epoch: Epoch(number(row, 2)?),
-            body: entry::decode(row.get(3)?, body)?,
-        });
-        if taken >= bytes {
-            break;
-        }
-    }
-    Ok(found)
+    let Some(Session { id, head, forked_at, .. }) = session(conn, key)? else { return Ok(Vec::new()) };
+    history::read(conn, (id, forked_at), from, head, Most::page(limit), history::entry)
 }

@@ -13,7 +13,11 @@ use crate::cancel;
 use crate::fault::Fault;
 use crate::leases::Held;
 use crate::record::{self, number, row_at, sql, unreadable};
+use crate::remove;
 use crate::writer::Batch;
+
+/// For so long a full queue is taken to be full, in milliseconds: counting a large one takes time.
+const RECOUNT_MS: u64 = 200;
 
 /// A run with its parts in their stored form.
 pub(crate) struct Accepted {
@@ -80,6 +84,12 @@ pub(crate) fn enqueue(b: &mut Batch<'_>, mut accepted: Accepted) -> Result<Enque
             return Ok(Enqueued::GatePending(Box::new(record)));
         }
         _ => {}
+    }
+    if before.is_none() && remove::is_forgetting(b.conn, &accepted.new.session)? {
+        return Ok(Enqueued::Forgetting);
+    }
+    if !has_room(b)? {
+        return Ok(Enqueued::Full);
     }
     if let Some(wishes) = before.as_ref().and_then(|b| b.wishes.as_deref()) {
         accepted.inherit(wishes)?;
@@ -236,9 +246,29 @@ fn is_known(b: &Batch<'_>, run: &RunId) -> Result<bool, Fault> {
     Ok(b.conn.prepare_cached("SELECT 1 FROM run WHERE run_id = ?1")?.exists([run.as_str()])?)
 }
 
+/// Whether one more run may be queued. The queue is counted only when it may be full: what is known is how many there
+/// can be at most.
+fn has_room(b: &mut Batch<'_>) -> Result<bool, Fault> {
+    let now = b.now();
+    let queue = &mut b.state.queue;
+    if queue.at_most >= queue.max {
+        if now < queue.full_until {
+            return Ok(false);
+        }
+        let runs: i64 = b.conn.prepare_cached("SELECT count(*) FROM queue")?.query_row([], |r| r.get(0))?;
+        queue.at_most = u64::try_from(runs).unwrap_or(0);
+        if queue.at_most >= queue.max {
+            queue.full_until = now.saturating_add(RECOUNT_MS);
+            return Ok(false);
+        }
+    }
+    queue.at_most += 1;
+    Ok(true)
+}
+
 /// Makes or changes the session; answers its row and the log's marks after this step.
 fn write_session(
-    b: &Batch<'_>,
+    b: &mut Batch<'_>,
     new: &NewRun,
     wishes: Option<String>,
     before: Option<Before>,
@@ -246,14 +276,16 @@ fn write_session(
     place: Place,
 ) -> Result<(i64, Head), Fault> {
     let claimed = place == Place::Claimed;
-    let run = new.run_id.as_str();
+    let (run, now) = (new.run_id.as_str(), sql(b.now()));
     let Some(Before { id, mut head, .. }) = before else {
-        let head =
-            Head { position: Position(0), epoch: Epoch(u64::from(claimed)), resume_from: Position(1), next_gate: 0 };
+        let id = b.next_session();
+        let epoch = Epoch(b.state.epoch_floor + u64::from(claimed));
+        let head = Head { position: Position(0), epoch, resume_from: Position(1), next_gate: 0 };
         b.conn
             .prepare_cached(
-                "INSERT INTO session (tenant, session, head, epoch, resume_from, front_run, owned, progressed, \
-                 latest_run, first_run, first_hash, wishes) VALUES (?1, ?2, 0, ?3, 1, ?4, ?5, 0, ?6, ?4, ?7, ?8)",
+                "INSERT INTO session (id, tenant, session, head, epoch, resume_from, front_run, owned, progressed, \
+                 latest_run, first_run, first_hash, wishes, created_ms, updated_ms) \
+                 VALUES (?9, ?1, ?2, 0, ?3, 1, ?4, ?5, 0, ?6, ?4, ?7, ?8, ?10, ?10)",
             )?
             .execute(params![
                 new.session.tenant(),
@@ -263,27 +295,31 @@ fn write_session(
                 claimed,
                 row,
                 new.idempotency.as_ref().map(|i| &i.body_hash),
-                wishes
+                wishes,
+                id,
+                now
             ])?;
-        return Ok((b.conn.last_insert_rowid(), head));
+        return Ok((id, head));
     };
     match place {
         Place::Blocked => {
-            b.conn.prepare_cached("UPDATE session SET latest_run = ?2 WHERE id = ?1")?.execute(params![id, row])?;
+            b.conn
+                .prepare_cached("UPDATE session SET latest_run = ?2, updated_ms = ?3 WHERE id = ?1")?
+                .execute(params![id, row, now])?;
         }
         Place::Ready | Place::Delayed => {
             b.conn
-                .prepare_cached("UPDATE session SET latest_run = ?2, front_run = ?3 WHERE id = ?1")?
-                .execute(params![id, row, run])?;
+                .prepare_cached("UPDATE session SET latest_run = ?2, updated_ms = ?3, front_run = ?4 WHERE id = ?1")?
+                .execute(params![id, row, now, run])?;
         }
         Place::Claimed => {
             head.epoch.0 += 1;
             b.conn
                 .prepare_cached(
-                    "UPDATE session SET latest_run = ?2, front_run = ?3, epoch = ?4, owned = 1, progressed = 0 \
-                     WHERE id = ?1",
+                    "UPDATE session SET latest_run = ?2, updated_ms = ?3, front_run = ?4, epoch = ?5, owned = 1, \
+                     progressed = 0 WHERE id = ?1",
                 )?
-                .execute(params![id, row, run, sql(head.epoch.0)])?;
+                .execute(params![id, row, now, run, sql(head.epoch.0)])?;
         }
     }
     Ok((id, head))

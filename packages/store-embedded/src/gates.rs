@@ -144,7 +144,9 @@ fn settle(b: &mut Batch<'_>, run: &RunId, gate: u64, decision: &Decision) -> Res
              VALUES (?1, ?2, ?3, ?4, ?5, NULL, ?6)",
         )?
         .execute(params![session, head + 1, epoch, sql(now), SCHEMA, body])?;
-    b.conn.prepare_cached("UPDATE session SET head = head + 1 WHERE id = ?1")?.execute([session])?;
+    b.conn
+        .prepare_cached("UPDATE session SET head = head + 1, updated_ms = ?2 WHERE id = ?1")?
+        .execute(params![session, sql(now)])?;
     let stored = serde_json::to_string(decision).map_err(|e| store::Error::Failed(e.to_string()))?;
     b.conn
         .prepare_cached(

@@ -11,15 +11,20 @@ mod cancel;
 mod claim;
 mod enqueue;
 mod fault;
+mod fork;
 mod gates;
+mod history;
+mod import;
 mod keys;
 mod leases;
 mod lock;
 mod outbox;
 mod readers;
 mod record;
+mod remove;
 mod schema;
 mod seams;
+mod sessions;
 mod settle;
 #[cfg(test)]
 mod tests;
@@ -37,6 +42,7 @@ use tokio::sync::{Notify, watch};
 use torpor_core::observe::{Nobody, Observer};
 use torpor_core::{Clock, SystemClock, store};
 
+use crate::import::Staged;
 use crate::lock::Folder;
 pub use crate::lock::holder;
 use crate::readers::Readers;
@@ -53,6 +59,8 @@ pub struct Options {
     pub lease: Duration,
     /// How long a terminal record is kept from its end; 24 h by default.
     pub result_ttl: Duration,
+    /// Most runs that may be queued, running or paused at once; 1,000,000 by default.
+    pub max_queued: u64,
     /// The store's clock; the machine's by default.
     pub clock: Arc<dyn Clock>,
     /// Who is told of commits; nobody by default.
@@ -64,6 +72,7 @@ impl Default for Options {
         Self {
             lease: Duration::from_secs(3),
             result_ttl: Duration::from_secs(86_400),
+            max_queued: 1_000_000,
             clock: Arc::new(SystemClock),
             observer: Arc::new(Nobody),
         }
@@ -75,25 +84,28 @@ impl fmt::Debug for Options {
         f.debug_struct("Options")
             .field("lease", &self.lease)
             .field("result_ttl", &self.result_ttl)
+            .field("max_queued", &self.max_queued)
             .finish_non_exhaustive()
     }
 }
 
 /// The store. Implements [`SessionLog`](torpor_core::log::SessionLog),
 /// [`WorkQueue`](torpor_core::queue::WorkQueue), [`RunStore`](torpor_core::run::RunStore),
-/// [`GateStore`](torpor_core::gate::GateStore), [`Outbox`](torpor_core::webhook::Outbox) and
+/// [`GateStore`](torpor_core::gate::GateStore), [`SessionStore`](torpor_core::session::SessionStore),
+/// [`Outbox`](torpor_core::webhook::Outbox) and
 /// [`KeyStore`](torpor_core::key::KeyStore).
 ///
 /// Dropping it finishes the commands that were accepted, waits for its threads and releases the folder.
 pub struct Store {
     // The order matters: the threads stop before the folder is released.
-    writer: Writer,
+    writer: Arc<Writer>,
+    staged: Arc<Staged>,
     readers: Readers,
     signals: Arc<Signals>,
     clock: Arc<dyn Clock>,
     result_ttl: Duration,
     id: String,
-    _folder: Folder,
+    folder: Arc<Folder>,
 }
 
 impl fmt::Debug for Store {
@@ -115,10 +127,9 @@ impl Store {
         keep_private(&file)
             .map_err(|e| store::Error::Failed(format!("cannot create the database {}: {e}", file.display())))?;
         let conn = schema::open_writer(&file)?;
-        let lease_ms = u64::try_from(options.lease.as_millis()).unwrap_or(u64::MAX).max(1);
         let unreadable = |fault| fault::describe(&format!("cannot read the database {}", file.display()), fault);
         let id = schema::id(&conn).map_err(unreadable)?;
-        let state = State::load(&conn, lease_ms, Arc::clone(&options.clock)).map_err(unreadable)?;
+        let state = State::load(&conn, &options).map_err(unreadable)?;
         let readers = Readers::start(&file)?;
         let signals = Arc::new(Signals {
             ready: Notify::new(),
@@ -130,7 +141,7 @@ impl Store {
         });
         let Options { clock, result_ttl, observer, .. } = options;
         let writer = Writer::start(conn, state, Arc::clone(&signals), observer)?;
-        Ok(Self { writer, readers, signals, clock, result_ttl, id, _folder: folder })
+        Ok(Self { writer: Arc::new(writer), staged: Arc::default(), readers, signals, clock, result_ttl, id, folder: Arc::new(folder) })
     }
 
     /// Which store this is: a random id that was made with its file. A folder that is emptied and used again gets

@@ -48,6 +48,12 @@ pub(crate) fn number(row: &Row<'_>, column: usize) -> Result<u64, Fault> {
     u64::try_from(n).map_err(|_| unreadable(format!("a count is {n}, expected 0 or more")))
 }
 
+/// As [`number`], of a column that may be empty.
+pub(crate) fn maybe(row: &Row<'_>, column: usize) -> Result<Option<u64>, Fault> {
+    let n: Option<i64> = row.get(column)?;
+    n.map(|_| number(row, column)).transpose()
+}
+
 /// A column of JSON text, as it lies in the page cache.
 pub(crate) fn text<'r>(row: &'r Row<'_>, column: usize) -> Result<&'r [u8], Fault> {
     match row.get_ref(column)? {

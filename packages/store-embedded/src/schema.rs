@@ -8,14 +8,18 @@
 //! | table | one row is | worth knowing |
 //! |---|---|---|
 //! | `meta` | a fact about the file | `schema` = layout version; a newer one is refused by name; `id` = this store and no other, made with the file |
-//! | `session` | a session and the marks beside its log | `head`, `epoch` and `resume_from` make opening O(tail); `front_run` is the run whose turn it is, `owned` whether someone holds it, `progressed` whether its owner got anywhere; `first_run` and `first_hash` recognise the post that made it, also when that run's record is gone; `wishes` is what its further runs inherit, NULL for nothing |
+//! | `session` | a session and the marks beside its log | `head`, `epoch` and `resume_from` make opening O(tail); `front_run` is the run whose turn it is, `owned` whether someone holds it, `progressed` whether its owner got anywhere; `first_run` and `first_hash` recognise the post that made it, also when that run's record is gone; `wishes` is what its further runs inherit, NULL for nothing; `handed` says that hands may know it; `parent` is the row it was forked from at `forked_at`, `parent_id` what that was called |
+//! | `ancestry` | a stretch of a fork's history | positions above `above` up to `upto` are kept under `source`, whose own session may be gone; its own entries begin above the last stretch |
+//! | `mark` | a place where `resume_from` or `next_gate` changed | so that a fork finds its own without reading the log |
+//! | `forgetting` | a removed session that its hands must still forget | nobody can make a session with its id meanwhile |
+//! | `garbage` | entries nobody can reach | those of `source` above `above`, removed little by little: what a removal left, and imports that did not end |
 //! | `entry` | an entry of a session's log | `write_id` stands on the first entry of each append; `schema` is the entry's own version |
 //! | `run` | the record of a run | `id` ascends with acceptance and starts with the time (`created_ms << 20`), so that "created after" is a range of keys; how it ended is the entry at `ended_position`, kept once; one that ended without an entry could not be read, and its dead letter says why; `traceparent` and `tracestate` are those of the post that made it; `webhook` is whom it wants to be told, NULL for nobody |
 //! | `queue` | a run that has not ended | `state` is `ready`, `delayed` (until `due_ms`), `leased`, `paused` (it waits for a person) or `blocked` (behind another run of its session, `urgent` ones first). When a lease ends is kept in memory only: a lease never outlives the process |
 //! | `gate` | a question to a person | `gate` is its number within the session; the entries in the log say the same, this finds them |
 //! | `webhook` | something that a receiver is told, or was | `due_ms` is when it is sent next, or with `leased` when its claim lapses; `target` is a copy of the run's, which may be gone by then |
 //! | `dead_letter` | a run that was given up | goes with its record |
-//! | `api_key` | an API key without its secret | `tenant` NULL is every tenant; `sha256` is of the whole secret; `meta.keys` rises with every change |
+//! | `api_key` | an API key without its secret | `tenant` NULL is every tenant; `sha256` is of the whole secret; `meta.keys` rises with every change. (`meta.session_row` and `meta.epoch` lie above the rows and epochs of all sessions that were removed) |
 //! | `log` (view) | `entry` with names instead of numbers | for people |
 
 use std::path::Path;
@@ -65,6 +69,12 @@ CREATE TABLE session (
     first_hash  TEXT,
     wishes      TEXT,
     next_gate   INTEGER NOT NULL DEFAULT 0,
+    created_ms  INTEGER NOT NULL DEFAULT 0,
+    updated_ms  INTEGER NOT NULL DEFAULT 0,
+    handed      INTEGER NOT NULL DEFAULT 0,
+    parent      INTEGER,
+    parent_id   TEXT,
+    forked_at   INTEGER,
     UNIQUE (tenant, session)
 );
 CREATE TABLE entry (
@@ -108,11 +118,6 @@ CREATE TABLE dead_letter (
     reason TEXT NOT NULL,
     at_ms  INTEGER NOT NULL
 );
-CREATE VIEW log AS
-    SELECT s.tenant, s.session, e.position, e.epoch,
-           strftime('%Y-%m-%dT%H:%M:%fZ', e.at_ms / 1000.0, 'unixepoch') AS at,
-           json_extract(e.body, '$.type') AS type, e.body
-    FROM entry e JOIN session s ON s.id = e.session;
 ";
 
 /// The tables that version 4 added or made anew.
@@ -177,6 +182,40 @@ CREATE TABLE webhook (
 );
 CREATE INDEX webhook_pending ON webhook (due_ms) WHERE state = 'pending';
 CREATE INDEX webhook_run ON webhook (run);
+CREATE TABLE ancestry (
+    session INTEGER NOT NULL,
+    above   INTEGER NOT NULL,
+    upto    INTEGER NOT NULL,
+    source  INTEGER NOT NULL,
+    PRIMARY KEY (session, above)
+) WITHOUT ROWID;
+CREATE INDEX ancestry_source ON ancestry (source, upto);
+CREATE TABLE mark (
+    session     INTEGER NOT NULL,
+    position    INTEGER NOT NULL,
+    resume_from INTEGER NOT NULL,
+    next_gate   INTEGER NOT NULL,
+    PRIMARY KEY (session, position)
+) WITHOUT ROWID;
+CREATE TABLE forgetting (
+    id      INTEGER PRIMARY KEY,
+    tenant  TEXT NOT NULL,
+    session TEXT NOT NULL,
+    epoch   INTEGER NOT NULL,
+    UNIQUE (tenant, session)
+);
+CREATE TABLE garbage (source INTEGER PRIMARY KEY, above INTEGER NOT NULL);
+CREATE INDEX session_tenant ON session (tenant);
+CREATE INDEX session_parent ON session (parent) WHERE parent IS NOT NULL;
+CREATE INDEX run_session ON run (session);
+CREATE VIEW log AS
+    SELECT s.tenant, s.session, e.position, e.epoch,
+           strftime('%Y-%m-%dT%H:%M:%fZ', e.at_ms / 1000.0, 'unixepoch') AS at,
+           json_extract(e.body, '$.type') AS type, e.body
+    FROM session s
+    JOIN (SELECT session, above, upto, source FROM ancestry
+          UNION ALL SELECT id, coalesce(forked_at, 0), head, id FROM session) a ON a.session = s.id
+    JOIN entry e ON e.session = a.source AND e.position > a.above AND e.position <= a.upto;
 ";
 
 /// What version 1 lacks. (The first runs of its sessions are not known; posting them again is a conflict.)
@@ -198,6 +237,13 @@ UPDATE meta SET value = '3' WHERE name = 'schema';
 /// What version 3 lacks, before and after [`NEW_IN_4`].
 const FROM_3: &str = "
 ALTER TABLE session ADD COLUMN next_gate INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE session ADD COLUMN created_ms INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE session ADD COLUMN updated_ms INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE session ADD COLUMN handed INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE session ADD COLUMN parent INTEGER;
+ALTER TABLE session ADD COLUMN parent_id TEXT;
+ALTER TABLE session ADD COLUMN forked_at INTEGER;
+DROP VIEW log;
 ALTER TABLE run ADD COLUMN traceparent TEXT;
 ALTER TABLE run ADD COLUMN tracestate TEXT;
 ALTER TABLE run ADD COLUMN webhook TEXT;
@@ -210,6 +256,13 @@ const AFTER_3: &str = "
 INSERT INTO queue (run, session, priority, state, due_ms, worker)
     SELECT run, session, priority, state, due_ms, worker FROM queue_3;
 DROP TABLE queue_3;
+UPDATE session SET handed = 1,
+    created_ms = coalesce((SELECT at_ms FROM entry WHERE session = id AND position = 1), latest_run >> 20),
+    updated_ms = coalesce((SELECT at_ms FROM entry WHERE session = id AND position = head), latest_run >> 20);
+INSERT INTO mark (session, position, resume_from, next_gate)
+    SELECT session, position, json_extract(body, '$.keepFrom'), 0 FROM entry
+    WHERE body LIKE '{\"type\":\"checkpoint\"%' AND CASE WHEN json_valid(body) THEN
+          typeof(json_extract(body, '$.keepFrom')) = 'integer' ELSE 0 END;
 UPDATE meta SET value = '4' WHERE name = 'schema';
 ";
 

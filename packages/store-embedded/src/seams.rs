@@ -188,8 +188,9 @@ impl RunStore for Store {
 
     async fn sweep(&self) -> Result<u64, store::Error> {
         let ttl = u64::try_from(self.result_ttl.as_millis()).unwrap_or(u64::MAX);
-        let Some(ended_by) = self.clock.now().0.checked_sub(ttl).map(Timestamp) else { return Ok(0) };
         let mut removed = 0;
+        self.sweep_up().await;
+        let Some(ended_by) = self.clock.now().0.checked_sub(ttl).map(Timestamp) else { return Ok(0) };
         loop {
             let batch = self.writer.write(move |b| claim::sweep(b, ended_by, SWEEP_BATCH)).await?;
             removed += batch;

@@ -64,10 +64,13 @@ pub(crate) fn set_aside(b: &mut Batch<'_>, session: i64, row: i64, why: &str) ->
     Ok(())
 }
 
-/// Notes that a run was given up; the first note counts.
+/// Notes that a run was given up; the first note counts. A run that was removed meanwhile gets none.
 pub(crate) fn dead_letter(b: &Batch<'_>, run: &str, reason: &str) -> Result<(), Fault> {
     b.conn
-        .prepare_cached("INSERT OR IGNORE INTO dead_letter (run_id, reason, at_ms) VALUES (?1, ?2, ?3)")?
+        .prepare_cached(
+            "INSERT OR IGNORE INTO dead_letter (run_id, reason, at_ms) SELECT run_id, ?2, ?3 FROM run \
+             WHERE run_id = ?1",
+        )?
         .execute(params![run, reason, sql(b.now())])?;
     Ok(())
 }

@@ -91,6 +91,11 @@ impl Readers {
         }
     }
 
+    /// A session is gone: what was known of its log says nothing about a later one with its name.
+    pub(crate) fn forget(&self, session: &SessionKey) {
+        self.lock().remove(session);
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<SessionKey, watch::Sender<u64>>> {
         self.heads.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -14,6 +14,7 @@ use torpor_core::observe::{Event, Observer};
 use torpor_core::queue::LeaseKey;
 use torpor_core::{Clock, RunId, SessionKey, WorkerId, store};
 
+use crate::Options;
 use crate::cancel::Told;
 use crate::fault::Fault;
 use crate::gates;
@@ -26,6 +27,10 @@ const PENDING: usize = 1_024;
 
 /// Commands that share one commit.
 const BATCH: usize = 256;
+
+/// What a removal leaves behind about rows and epochs; see the layout.
+const SESSION_ROW: &str = "SELECT CAST(max(value) AS INTEGER) FROM meta WHERE name = 'session_row'";
+const EPOCH_FLOOR: &str = "SELECT CAST(max(value) AS INTEGER) FROM meta WHERE name = 'epoch'";
 
 /// What the writer tells those who wait.
 pub(crate) struct Signals {
@@ -50,20 +55,42 @@ pub(crate) struct State {
     pub(crate) delayed: Option<u64>,
     /// The last run row that was given out.
     pub(crate) last_row: i64,
+    /// The last session row that was given out.
+    pub(crate) last_session: i64,
+    /// Where the epochs of new sessions begin: above those of all that were removed.
+    pub(crate) epoch_floor: u64,
+    pub(crate) queue: Bound,
     pub(crate) lease_ms: u64,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
+/// How many runs there may be in the queue.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    pub(crate) max: u64,
+    /// So many there are at most.
+    pub(crate) at_most: u64,
+    /// Until then it is taken to be full, if it was full.
+    pub(crate) full_until: u64,
+}
+
 impl State {
     /// Reads from the database what has to be known in memory.
-    pub(crate) fn load(conn: &Connection, lease_ms: u64, clock: Arc<dyn Clock>) -> Result<Self, Fault> {
-        let last_row: Option<i64> = conn.query_row("SELECT max(id) FROM run", [], |r| r.get(0))?;
+    pub(crate) fn load(conn: &Connection, options: &Options) -> Result<Self, Fault> {
+        let number = |query: &str| -> Result<i64, Fault> {
+            Ok(conn.query_row(query, [], |r| r.get::<_, Option<i64>>(0))?.unwrap_or(0))
+        };
+        let unsigned = |n: i64| u64::try_from(n).unwrap_or(0);
+        let at_most = unsigned(number("SELECT count(*) FROM queue")?);
         Ok(Self {
             leases: Leases::default(),
             delayed: first_delayed(conn)?,
-            last_row: last_row.unwrap_or(0),
-            lease_ms,
-            clock,
+            last_row: number("SELECT max(id) FROM run")?,
+            last_session: number("SELECT max(id) FROM session")?.max(number(SESSION_ROW)?),
+            epoch_floor: unsigned(number(EPOCH_FLOOR)?),
+            queue: Bound { max: options.max_queued, at_most, full_until: 0 },
+            lease_ms: u64::try_from(options.lease.as_millis()).unwrap_or(u64::MAX).max(1),
+            clock: Arc::clone(&options.clock),
         })
     }
 
@@ -96,17 +123,20 @@ struct After {
     changed: Vec<RunId>,
     told: Vec<(WorkerId, LeaseKey)>,
     grown: Vec<(SessionKey, u64)>,
+    removed: Vec<SessionKey>,
     over: Vec<(RunId, Held)>,
     offered: Vec<Held>,
 }
 
 impl After {
-    fn lengths(&self) -> [usize; 5] {
-        [self.changed.len(), self.told.len(), self.grown.len(), self.over.len(), self.offered.len()]
+    fn lengths(&self) -> [usize; 6] {
+        let removed = self.removed.len();
+        [self.changed.len(), self.told.len(), self.grown.len(), self.over.len(), self.offered.len(), removed]
     }
 
     /// Forgets what a command that failed had announced. (A wake-up too many is harmless.)
-    fn truncate(&mut self, [changed, told, grown, over, offered]: [usize; 5]) {
+    fn truncate(&mut self, [changed, told, grown, over, offered, removed]: [usize; 6]) {
+        self.removed.truncate(removed);
         self.grown.truncate(grown);
         self.changed.truncate(changed);
         self.told.truncate(told);
@@ -159,6 +189,17 @@ impl Batch<'_> {
     /// The log of this session has a new head.
     pub(crate) fn grown(&mut self, session: &SessionKey, head: u64) {
         self.after.grown.push((session.clone(), head));
+    }
+
+    /// This session is gone; whoever waits for its log waits for nothing.
+    pub(crate) fn removed(&mut self, session: &SessionKey) {
+        self.after.removed.push(session.clone());
+    }
+
+    /// The row of a new session. No row is ever given out twice.
+    pub(crate) fn next_session(&mut self) -> i64 {
+        self.state.last_session = self.state.last_session.saturating_add(1);
+        self.state.last_session
     }
 
     /// The owner of this lease is to hear that its run is to be cancelled.
@@ -372,6 +413,9 @@ fn announce(conn: &Connection, signals: &Signals, after: &After) {
     }
     for (session, head) in &after.grown {
         signals.readers.publish(session, *head);
+    }
+    for session in &after.removed {
+        signals.readers.forget(session);
     }
     for (worker, key) in &after.told {
         signals.told.tell(worker, key.clone());

@@ -18,6 +18,7 @@ pub mod outbox;
 pub mod queue;
 pub mod runs;
 pub mod sandbox;
+pub mod sessions;
 pub mod small;
 
 use std::any::Any;
@@ -34,6 +35,7 @@ use torpor_core::log::{AppendError, SessionLog};
 use torpor_core::queue::{Enqueued, Lease, NewRun, WorkQueue};
 use torpor_core::run::{Record, RunStore};
 use torpor_core::webhook::Outbox;
+use torpor_core::session::SessionStore;
 use torpor_core::{Clock as _, Position, RunId, SessionKey, Timestamp};
 
 use crate::clock::ManualClock;
@@ -90,6 +92,8 @@ pub struct Fixture {
     pub gates: Arc<dyn GateStore>,
     /// Its webhooks.
     pub outbox: Arc<dyn Outbox>,
+    /// Its sessions as such.
+    pub sessions: Arc<dyn SessionStore>,
     /// How long its leases last.
     pub lease: Duration,
     /// How long it keeps terminal records; longer than a few leases.
@@ -318,6 +322,24 @@ macro_rules! conformance {
             sweep_removes_what_has_ended_long_ago
             a_working_store_answers_a_ping
         ]);
+        $crate::conformance_cases!($fresh, sessions: [
+            a_session_is_described
+            sessions_are_listed
+            a_fork_shares_history_and_goes_on_by_itself
+            any_moment_can_be_forked
+            a_fork_resumes_where_its_own_history_says
+            forks_are_refused_by_reason
+            histories_have_so_many_parts_and_no_more
+            a_fork_inherits_everything_but_a_workspace
+            a_removal_takes_everything
+            a_busy_session_stays
+            what_forks_share_goes_with_the_last_of_them
+            a_removed_session_is_over_for_its_owner
+            idle_sessions_are_removed
+            an_import_is_what_was_exported
+            an_import_ends_what_was_under_way
+            an_import_is_whole_or_nothing
+        ]);
     };
 }
 
@@ -404,6 +426,7 @@ mod tests {
             ("gates", include_str!("conformance/gates.rs")),
             ("outbox", include_str!("conformance/outbox.rs")),
             ("runs", include_str!("conformance/runs.rs")),
+            ("sessions", include_str!("conformance/sessions.rs")),
             ("sandbox", include_str!("conformance/sandbox.rs")),
             ("model", include_str!("conformance/model.rs")),
             ("keys", include_str!("conformance/keys.rs")),
