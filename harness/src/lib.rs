@@ -12,6 +12,7 @@ mod catalogue;
 mod check;
 mod compaction;
 mod finish;
+mod forget;
 mod leaf;
 mod model_step;
 mod output;
@@ -23,5 +24,6 @@ mod watch;
 mod writer;
 
 pub use check::{Refused, check};
+pub use forget::{NotForgotten, forget};
 pub use leaf::{Deps, LeafEnd, Stop, StopHandle, give_up, is_exhausted, run_leaf};
 pub use settings::{Limits, RetryPolicy, Settings, UnknownModel};

@@ -136,6 +136,7 @@ impl State {
                 self.stop = None;
                 self.approved = false;
                 self.parked = Duration::ZERO;
+                self.parked_since = None; // a fork may begin in the middle of another run
                 if mine {
                     self.started =
                         Some(Started { at, model: model.clone(), workdir: workdir.clone(), tools: tools.clone() });
@@ -309,8 +310,12 @@ impl State {
         self.open.iter().filter(|u| u.result.is_none())
     }
 
-    /// Where calls stand that the hands may know and nobody has heard the end of.
+    /// Where calls of this run stand that the hands may know and nobody has heard the end of. Those of a run in whose
+    /// middle a fork was made are the other session's.
     pub(crate) fn calls_under_way(&self) -> Vec<Position> {
+        if self.started.is_none() {
+            return Vec::new();
+        }
         self.unanswered_uses().filter_map(|u| u.intent.as_ref().map(|i| i.0)).collect()
     }
 

@@ -1,4 +1,6 @@
 use serde_json::json;
+use torpor_core::entry::Body::GateRequested;
+use torpor_core::gate::Question;
 use torpor_core::message::Usage;
 
 use super::*;
@@ -198,4 +200,37 @@ fn a_cut_is_never_between_a_call_and_its_result_and_never_gains_nothing() {
         ],
     );
     assert!(only_a_summary.cut(0).is_none());
+}
+
+/// A fork begins wherever it was made: every call of the other run has an answer, and nothing of that run counts.
+#[test]
+fn a_run_that_begins_in_the_middle_of_another_starts_clean() {
+    let (other, run) = (RunId::generate(), RunId::generate());
+    let question = Question { summary: "s".into(), proposed_action: "a".into(), call: None };
+    let gate = GateRequested { run: other.clone(), gate: 0, tool_use: "b".into(), question, expires_at: None };
+    let intent = Body::ToolRequested {
+        run: other.clone(),
+        tool_use: "a".into(),
+        name: "bash".into(),
+        input: json!({}),
+        sandbox: None,
+    };
+    let uses = [("a", "bash"), ("b", "bash")];
+    let whole = [started(&other), requested(&other), answered(&other, &uses, StopReason::ToolUse), intent, gate];
+    for cut in 1..=whole.len() {
+        let mut state = fold(&run, &whole[..cut]);
+        assert!(state.calls_under_way().is_empty(), "cut at {cut}: its calls are the other session's");
+        let at = Position(cut as u64 + 1);
+        state.apply(at, Timestamp(1_000), &started(&run));
+        assert!(state.open.is_empty() && state.stop.is_none() && state.started.is_some(), "cut at {cut}");
+        assert_eq!((state.spent.turns, state.parked, state.parked_since), (0, Duration::ZERO, None), "cut at {cut}");
+        let [.., before, Message::User(_)] = &state.messages[..] else { panic!("{:?}", state.messages) };
+        match before {
+            Message::Tools(results) if cut >= 3 => {
+                assert!(results.len() == 2 && results.iter().all(|(_, r)| r.is_error), "cut at {cut}: {results:?}");
+            }
+            Message::User(_) if cut < 3 => {}
+            other => panic!("cut at {cut}: {other:?}"),
+        }
+    }
 }

@@ -9,6 +9,8 @@ pub enum Code {
     PromptRequired,
     /// The envelope has a wrong, unknown or missing field.
     EnvelopeInvalid,
+    /// The file is not a session that can be imported.
+    ImportInvalid,
     /// A query parameter or header is wrong.
     RequestInvalid,
     /// `sessionId` is missing.
@@ -63,6 +65,7 @@ impl Code {
             Self::InvalidJson => ("invalid_json", 400, "The body is not valid JSON"),
             Self::PromptRequired => ("prompt_required", 400, "A prompt is required"),
             Self::EnvelopeInvalid => ("envelope_invalid", 400, "The envelope is not valid"),
+            Self::ImportInvalid => ("import_invalid", 400, "The file cannot be imported"),
             Self::RequestInvalid => ("request_invalid", 400, "The request is not valid"),
             Self::SessionIdRequired => ("sessionId_required", 400, "A session id is required"),
             Self::SessionNotFound => ("session_not_found", 404, "There is no such session"),

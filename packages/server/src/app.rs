@@ -14,6 +14,7 @@ use torpor_core::queue::{Backlog, Lease, WorkQueue};
 use torpor_core::run::RunStore;
 use torpor_core::sandbox::SandboxTransport;
 use torpor_core::webhook::Deliver;
+use torpor_core::session::SessionStore;
 use torpor_core::{Clock, WorkerId};
 
 /// Everything behind the routes.
@@ -25,6 +26,8 @@ pub struct App {
     pub log: Arc<dyn SessionLog>,
     /// Where gates are listed and decided.
     pub gates: Arc<dyn GateStore>,
+    /// Where sessions are listed, forked, removed and moved.
+    pub sessions: Arc<dyn SessionStore>,
     /// Where pieces of answers show up while they stream.
     pub live: Hub,
     /// Where their records are read.
@@ -35,7 +38,8 @@ pub struct App {
     pub owner: Option<key::Record>,
     /// Which models a run may name.
     pub settings: Arc<torpor_harness::Settings>,
-    /// Where tools run; without it, work that needs one is refused at submit. Only asked, never called.
+    /// Where tools run; without it, work that needs one is refused at submit. Asked, and told to
+    /// forget sessions; no tool is ever called from here.
     pub sandbox: Option<Arc<dyn SandboxTransport>>,
     /// Whom a run may ask to be told; without it, runs with a `webhook` are refused. Only asked, never called.
     pub webhooks: Option<Arc<dyn Deliver>>,

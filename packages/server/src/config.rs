@@ -14,6 +14,8 @@ pub struct Config {
     /// Bodies over [`Config::SMALL_BODY`] that are read or parsed at once; a further one waits for its turn within
     /// its own time. With `body_limit` this bounds the memory that bodies take. Default 32.
     pub large_bodies: usize,
+    /// Largest file that is imported as a session, in bytes; more is 413. Default 1 GiB.
+    pub import_limit: u64,
     /// How long a synchronous submit or turn waits for its run before it is answered 202. Default 280 s.
     pub sync_max: Duration,
     /// From the first byte of a request until its head is complete; then the connection is cut. Default 10 s.
@@ -49,6 +51,7 @@ impl Default for Config {
         Self {
             body_limit: 8 * 1024 * 1024,
             large_bodies: 32,
+            import_limit: 1 << 30,
             sync_max: Duration::from_secs(280),
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
@@ -100,6 +103,9 @@ impl Config {
         }
         if self.body_limit == 0 {
             return Err(Invalid { name: "body_limit", expected: "must be at least 1 byte" });
+        }
+        if self.import_limit == 0 {
+            return Err(Invalid { name: "import_limit", expected: "must be at least 1 byte" });
         }
         if self.large_bodies == 0 || self.large_bodies > u16::MAX.into() {
             return Err(Invalid { name: "large_bodies", expected: "must be from 1 to 65535" });

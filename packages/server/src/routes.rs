@@ -28,7 +28,7 @@ mod metrics;
 mod openapi;
 mod query;
 mod runs;
-mod sessions;
+pub(crate) mod sessions;
 mod turn;
 
 pub(crate) use metrics::Recent;
@@ -51,7 +51,11 @@ pub(crate) fn build(shared: Arc<Shared>) -> Router {
         .route("/runs/{runId}/messages", post(messages::message))
         .route("/gates", get(gates::list))
         .route("/runs/{runId}/events", get(events::events))
-        .route("/sessions/{id}", get(sessions::summary))
+        .route("/sessions", get(sessions::list))
+        .route("/sessions/import", post(sessions::import::import))
+        .route("/sessions/{id}", get(sessions::summary).delete(sessions::remove::remove))
+        .route("/sessions/{id}/fork", post(sessions::fork::fork))
+        .route("/sessions/{id}/export", get(sessions::export::export))
         .route("/sessions/{id}/log", get(sessions::log))
         .route("/run-leaf", post(alias::submit))
         .route("/run-leaf/status", get(alias::status))

@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::pages::Pages;
 use crate::phase::{Phase, Signal};
 use crate::problem::Problem;
-use crate::routes::Recent;
+use crate::routes::{Recent, sessions};
 
 /// What all requests share.
 pub(crate) struct Shared {
@@ -34,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) ring: Ring,
     /// Turns for large bodies; never closed.
     pub(crate) large_bodies: Semaphore,
+    /// Turns for imports; never closed.
+    pub(crate) imports: Semaphore,
     /// The queue's counts, as the last scrape read them.
     pub(crate) backlog: Recent,
     /// What followers hold.
@@ -50,6 +52,7 @@ impl Shared {
             phase: Signal::new(),
             ring,
             large_bodies,
+            imports: Semaphore::new(sessions::import::AT_ONCE),
             backlog: Recent::default(),
             pages: Arc::default(),
         })
@@ -108,6 +111,11 @@ pub(crate) async fn submit(shared: &Arc<Shared>, new: NewRun, now: bool) -> Resu
             Code::SessionNotFound,
             "There is no session with this `sessionId`; a turn without one starts a new session.",
         )),
+        Accepted::Forgetting => Err(sessions::forgetting()),
+        Accepted::Full => Err(Problem::new(
+            Code::Unavailable,
+            "The queue holds as many runs as it may. Nothing was accepted; try again later.",
+        )),
         Accepted::Expired => Err(Problem::new(
             Code::RunExpired,
             "This very run has been, and its record has expired. Its session still takes turns at `/turn`; to do the \
@@ -141,6 +149,8 @@ enum Accepted {
     Expired,
     Conflict,
     NoSession,
+    Forgetting,
+    Full,
 }
 
 async fn accept(shared: Arc<Shared>, mut new: NewRun, now: bool) -> Result<Accepted, store::Error> {
@@ -171,6 +181,8 @@ async fn accept(shared: Arc<Shared>, mut new: NewRun, now: bool) -> Result<Accep
         Enqueued::Expired => Accepted::Expired,
         Enqueued::Conflict => Accepted::Conflict,
         Enqueued::NoSession => Accepted::NoSession,
+        Enqueued::Forgetting => Accepted::Forgetting,
+        Enqueued::Full => Accepted::Full,
     })
 }
 
@@ -206,10 +218,10 @@ pub(crate) async fn wait(shared: &Shared, ticket: Ticket) -> Result<Option<Box<R
 
 /// A future that goes on in a task of its own when it is dropped before its end. As long as its owner stays, it
 /// costs no task.
-struct ToTheEnd<F: Future<Output: Send> + Send + 'static>(Option<Pin<Box<F>>>);
+pub(crate) struct ToTheEnd<F: Future<Output: Send> + Send + 'static>(Option<Pin<Box<F>>>);
 
 impl<F: Future<Output: Send> + Send + 'static> ToTheEnd<F> {
-    fn new(future: F) -> Self {
+    pub(crate) fn new(future: F) -> Self {
         Self(Some(Box::pin(future)))
     }
 }

@@ -71,8 +71,8 @@ pub(crate) fn fork(b: &mut Batch<'_>, it: &Fork) -> Result<Forked, Fault> {
 }
 
 fn origin(conn: &Connection, key: &SessionKey) -> Result<Option<Origin>, Fault> {
-    let mut query = conn
-        .prepare_cached("SELECT id, head, forked_at, wishes FROM session WHERE tenant = ?1 AND session = ?2")?;
+    let mut query =
+        conn.prepare_cached("SELECT id, head, forked_at, wishes FROM session WHERE tenant = ?1 AND session = ?2")?;
     let mut rows = query.query([key.tenant(), key.session()])?;
     let Some(row) = rows.next()? else { return Ok(None) };
     Ok(Some(Origin { row: row.get(0)?, head: number(row, 1)?, forked_at: maybe(row, 2)?, wishes: row.get(3)? }))

@@ -171,8 +171,7 @@ impl Importer for Incoming {
         self.writer
             .write(move |b| {
                 let at = Timestamp(b.now());
-                let closing =
-                    closing.map(|(position, body)| Stored { position, at, epoch, schema: SCHEMA, body });
+                let closing = closing.map(|(position, body)| Stored { position, at, epoch, schema: SCHEMA, body });
                 finish(b, closing, &whole)
             })
             .await?

@@ -141,7 +141,16 @@ impl Store {
         });
         let Options { clock, result_ttl, observer, .. } = options;
         let writer = Writer::start(conn, state, Arc::clone(&signals), observer)?;
-        Ok(Self { writer: Arc::new(writer), staged: Arc::default(), readers, signals, clock, result_ttl, id, folder: Arc::new(folder) })
+        Ok(Self {
+            writer: Arc::new(writer),
+            staged: Arc::default(),
+            readers,
+            signals,
+            clock,
+            result_ttl,
+            id,
+            folder: Arc::new(folder),
+        })
     }
 
     /// Which store this is: a random id that was made with its file. A folder that is emptied and used again gets

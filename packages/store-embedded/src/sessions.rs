@@ -48,8 +48,7 @@ fn list(conn: &Connection, filter: &Filter) -> Result<Page, Fault> {
     let limit = filter.limit.clamp(1, MAX_PAGE);
     let before = filter.cursor.as_deref().map(parse_cursor).transpose()?.unwrap_or(i64::MAX);
     let tenant = if filter.tenant.is_some() { "tenant = ?3" } else { "?3 IS NULL" };
-    let mut query =
-        conn.prepare_cached(&format!("{COLUMNS} WHERE id < ?1 AND {tenant} ORDER BY id DESC LIMIT ?2"))?;
+    let mut query = conn.prepare_cached(&format!("{COLUMNS} WHERE id < ?1 AND {tenant} ORDER BY id DESC LIMIT ?2"))?;
     let mut rows = query.query(params![before, sql(limit as u64 + 1), filter.tenant])?;
     let mut page = Page { sessions: Vec::new(), next: None };
     while let Some(row) = rows.next()? {
@@ -62,18 +61,12 @@ fn list(conn: &Connection, filter: &Filter) -> Result<Page, Fault> {
     Ok(page)
 }
 
-fn stored(
-    conn: &Connection,
-    key: &SessionKey,
-    life: u64,
-    from: Position,
-    limit: usize,
-) -> Result<Vec<Stored>, Fault> {
+fn stored(conn: &Connection, key: &SessionKey, life: u64, from: Position, limit: usize) -> Result<Vec<Stored>, Fault> {
     // One instant for all statements: nothing is removed between them.
     let together = conn.unchecked_transaction()?;
     let found: Option<(i64, u64, Option<u64>)> = {
-        let mut query = together
-            .prepare_cached("SELECT id, head, forked_at FROM session WHERE tenant = ?1 AND session = ?2")?;
+        let mut query =
+            together.prepare_cached("SELECT id, head, forked_at FROM session WHERE tenant = ?1 AND session = ?2")?;
         let mut rows = query.query([key.tenant(), key.session()])?;
         rows.next()?.map(|row| Ok::<_, Fault>((row.get(0)?, number(row, 1)?, maybe(row, 2)?))).transpose()?
     };
@@ -152,7 +145,9 @@ impl Store {
             match self.writer.write(move |b| remove::collect(b, &staged)).await {
                 Ok(true) => {}
                 Ok(false) => return,
-                Err(e) => return tracing::warn!(error = %e, "what was removed could not be swept up; the next sweep will"),
+                Err(e) => {
+                    return tracing::warn!(error = %e, "what was removed could not be swept up; the next sweep will");
+                }
             }
         }
     }

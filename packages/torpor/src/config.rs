@@ -68,6 +68,9 @@ pub(crate) struct Config {
     pub(crate) sandbox_path: Option<String>,
     pub(crate) orphan: Duration,
     pub(crate) result_ttl: Duration,
+    /// Sessions that were idle for longer are removed; `None` keeps them.
+    pub(crate) session_ttl: Option<Duration>,
+    pub(crate) max_queued: u64,
     /// Where spans go, if anywhere.
     pub(crate) collector: Option<Collector>,
     pub(crate) log: String,
@@ -207,6 +210,7 @@ impl Config {
             body_timeout: patience,
             write_timeout: patience,
             body_limit: usize::try_from(r.number("TORPOR_BODY_LIMIT_BYTES", 1024, 1 << 30)).unwrap_or(1024),
+            import_limit: r.number("TORPOR_IMPORT_LIMIT_BYTES", 1024, 1 << 50),
             sync_max: r.seconds("TORPOR_SYNC_MAX_SECONDS", 1, DAY),
             drain: worker.drain,
             rate: torpor_core::key::Rate {
@@ -238,6 +242,8 @@ impl Config {
             sandbox_path: r.text("TORPOR_SANDBOX_PATH").map(str::to_owned),
             orphan: r.seconds("TORPOR_ORPHAN_SECONDS", 1, 30 * DAY),
             result_ttl: r.seconds("TORPOR_RESULT_TTL_SECONDS", 1, 3650 * DAY),
+            session_ttl: r.optional_number("TORPOR_SESSION_TTL_SECONDS", 1, 3650 * DAY).map(Duration::from_secs),
+            max_queued: r.number("TORPOR_MAX_QUEUED", 1, 1 << 40),
             collector: read_collector(&mut r),
             log: r.text("TORPOR_LOG").unwrap_or("info").to_owned(),
             log_json: r.one_of("TORPOR_LOG_FORMAT", &[("text", false), ("json", true)]).unwrap_or(false),

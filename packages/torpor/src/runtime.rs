@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
@@ -14,7 +13,6 @@ use torpor_core::id::WorkerId;
 use torpor_core::key::{KeyStore, Rate, Record, Scopes, Secret, Wish};
 use torpor_core::live::Hub;
 use torpor_core::queue::Lease;
-use torpor_core::run::RunStore;
 use torpor_core::sandbox::SandboxTransport;
 use torpor_core::store;
 use torpor_harness::Deps;
@@ -28,24 +26,20 @@ use crate::watching::Watching;
 use crate::webhooks;
 
 mod published;
+mod sweeper;
 
 pub(crate) use published::{Published, published};
-
-/// How often expired records are looked for: four times in their lifetime, within these bounds.
-const SWEEP_OFTEN: Duration = Duration::from_secs(1);
-const SWEEP_SELDOM: Duration = Duration::from_secs(60);
 
 /// Everything that one process runs.
 pub(crate) struct Runtime {
     owner_secret: Secret,
-    store: Arc<Store>,
+    sweeper: sweeper::Sweeper,
     worker: Worker,
     webhooks: Webhooks,
     drain: Duration,
     app: torpor_server::App,
     server: torpor_server::Config,
     data_dir: PathBuf,
-    sweep_every: Duration,
     watching: Watching,
 }
 
@@ -63,6 +57,7 @@ impl Runtime {
         let options = torpor_store_embedded::Options {
             lease: config.worker.lease,
             result_ttl: config.result_ttl,
+            max_queued: config.max_queued,
             clock: clock.clone(),
             observer: observer.clone(),
         };
@@ -89,6 +84,7 @@ impl Runtime {
             queue: store.clone(),
             log: store.clone(),
             gates: store.clone(),
+            sessions: store.clone(),
             live,
             runs: store.clone(),
             keys: keys(config, store.clone())?,
@@ -100,18 +96,24 @@ impl Runtime {
             checks,
             observer,
             metrics: Some(watching.counted.clone()),
+            clock: clock.clone(),
+        };
+        let sweeper = sweeper::Sweeper {
+            store,
+            hands: sandbox.map(|s| s as Arc<dyn SandboxTransport>),
             clock,
+            result_ttl: config.result_ttl,
+            session_ttl: config.session_ttl,
         };
         Ok(Self {
             owner_secret,
-            store,
+            sweeper,
             worker,
             webhooks: Webhooks { outbox, deliver, clock: app.clock.clone(), observer: app.observer.clone() },
             drain: config.worker.drain,
             app,
             server: config.server.clone(),
             data_dir: config.data_dir.clone(),
-            sweep_every: (config.result_ttl / 4).clamp(SWEEP_OFTEN, SWEEP_SELDOM),
             watching,
         })
     }
@@ -154,7 +156,7 @@ impl Runtime {
         let until_told = |mut told: watch::Receiver<()>| async move {
             let _ = told.changed().await;
         };
-        let sweeper = tokio::spawn(sweep(self.store.clone(), self.sweep_every));
+        let sweeper = tokio::spawn(self.sweeper.run());
         let server = torpor_server::serve(listener, self.app, self.server, until_told(told.clone()));
         let worker = self.worker.run(until_told(told.clone()));
         let webhooks = self.webhooks.run(until_told(told), self.drain);
@@ -180,17 +182,6 @@ pub(crate) fn keys(config: &Config, store: Arc<dyn KeyStore>) -> Result<Arc<dyn 
 fn owners_wish() -> Wish {
     let rate = Some(Rate { per_second: Rate::MAX, burst: Rate::MAX });
     Wish { tenant: None, name: "owner of the data folder".into(), scopes: Scopes::all(), rate, expires_at: None }
-}
-
-async fn sweep(store: Arc<Store>, every: Duration) {
-    loop {
-        tokio::time::sleep(every).await;
-        match store.sweep().await {
-            Ok(0) => {}
-            Ok(n) => tracing::info!(records = n, "expired records were removed"),
-            Err(e) => tracing::warn!(error = %e, "sweep failed"),
-        }
-    }
 }
 
 /// The sandbox that the configuration asks for. Its folder is named after the store: call ids mean something only

@@ -46,6 +46,7 @@ const TABLE: &[(&str, &str, Access)] = &[
     ("/run-leaf/status", "GET", Needs(RunsRead)),
     ("/turn", "POST", Needs(RunsWrite)),
     ("/gates", "GET", Needs(RunsRead)),
+    ("/sessions", "GET", Needs(RunsRead)),
     ("/sessions/import", "POST", Needs(RunsWrite)),
     ("/sessions/{id}", "GET", Needs(RunsRead)),
     ("/sessions/{id}", "DELETE", Needs(RunsWrite)),

@@ -29,6 +29,8 @@ use torpor_testkit::fakes::{FakeHands, FakeKeys, FakeSandbox};
 
 use crate::client::PATIENCE;
 
+mod sessions;
+
 /// When every run of the fake was accepted, plus its number in milliseconds.
 pub(crate) const EPOCH: Timestamp = Timestamp(1_795_132_800_000);
 
@@ -84,6 +86,7 @@ impl Fake {
             queue: Arc::clone(self) as _,
             log: Arc::clone(self) as _,
             gates: Arc::clone(self) as _,
+            sessions: Arc::clone(self) as _,
             live: Default::default(),
             runs: Arc::clone(self) as _,
             keys: self.keys.clone(),

@@ -6,6 +6,7 @@ mod bad_input;
 mod client;
 mod drain;
 mod fake;
+mod imports;
 mod keys;
 mod paused;
 mod queries;

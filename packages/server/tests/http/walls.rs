@@ -48,7 +48,9 @@ impl Walled {
     pub(crate) async fn ask(&self, key: Option<&str>, method: &str, path: &str, body: &Value) -> Answer {
         let bearer = key.map(|k| format!("Bearer {k}"));
         let headers: Vec<_> = bearer.iter().map(|b| ("authorization", b.as_str())).collect();
-        call(&self.app, method.parse::<Method>().unwrap(), path, &headers, body.to_string()).await
+        // A body that is no JSON is given as text.
+        let body = body.as_str().map_or_else(|| body.to_string(), str::to_owned);
+        call(&self.app, method.parse::<Method>().unwrap(), path, &headers, body).await
     }
 }
 
@@ -70,6 +72,11 @@ fn rows() -> Vec<Row> {
         Row("GET", "/runs/{run}/events", Value::Null, RunsRead),
         Row("GET", "/sessions/{session}", Value::Null, RunsRead),
         Row("GET", "/sessions/{session}/log", Value::Null, RunsRead),
+        Row("GET", "/sessions", Value::Null, RunsRead),
+        Row("GET", "/sessions/{session}/export", Value::Null, RunsRead),
+        Row("POST", "/sessions/{session}/fork", json!({"fromPosition": 1}), RunsWrite),
+        Row("DELETE", "/sessions/{session}", Value::Null, RunsWrite),
+        Row("POST", "/sessions/import", Value::String(super::imports::file("s")), RunsWrite),
         Row("POST", "/run-leaf", json!({"prompt": "hi"}), RunsWrite),
         Row("GET", "/run-leaf/status?sessionId={session}", Value::Null, RunsRead),
         Row("POST", "/turn", json!({"prompt": "hi"}), RunsWrite),

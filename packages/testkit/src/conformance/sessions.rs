@@ -11,7 +11,9 @@ use torpor_core::session::{
 use torpor_core::{Epoch, Position, SessionKey, Timestamp};
 
 use super::Fixture;
-use crate::sample::{checkpoint, claimed, created, done, ended, first, first_claimed, further, gate, key, keyed, note, write};
+use crate::sample::{
+    checkpoint, claimed, created, done, ended, first, first_claimed, further, gate, key, keyed, note, write,
+};
 
 fn started(lease: &Lease, workdir: Option<&str>) -> Body {
     Body::RunStarted {
@@ -226,7 +228,10 @@ pub async fn a_fork_inherits_everything_but_a_workspace(f: Fixture) {
     f.append(&lease, 0, vec![note(&lease)]).await.unwrap();
     f.fork("s", 1, "f").await;
     let spec = created(f.enqueue(further("f")).await).spec;
-    assert_eq!((spec.model.as_deref(), spec.tools, spec.budget.max_turns), (Some("m"), Some(vec!["bash".into()]), Some(3)));
+    assert_eq!(
+        (spec.model.as_deref(), spec.tools, spec.budget.max_turns),
+        (Some("m"), Some(vec!["bash".into()]), Some(3))
+    );
     assert_eq!((spec.approvals, spec.workspace_ref), (vec![rule], None));
     let wishes = f.sessions.wishes(&key("s")).await.unwrap().unwrap();
     assert_eq!(wishes.workspace_ref.as_deref(), Some("/project"));
@@ -255,7 +260,9 @@ pub async fn a_removal_takes_everything(f: Fixture) {
     assert_eq!((f.log.open(&key("s")).await.unwrap(), f.entries("s").await), (None, Vec::new()));
     assert!(f.runs.get(&run).await.unwrap().is_none() && f.runs.latest(&key("s")).await.unwrap().is_none());
     assert!(f.queue.dead_letters(10).await.unwrap().is_empty());
-    assert!(f.gates.gates(&torpor_core::gate::Filter { limit: 10, ..Default::default() }).await.unwrap().gates.is_empty());
+    assert!(
+        f.gates.gates(&torpor_core::gate::Filter { limit: 10, ..Default::default() }).await.unwrap().gates.is_empty()
+    );
     f.queue.dead_letter(&run, "late").await.unwrap();
     assert!(f.queue.dead_letters(10).await.unwrap().is_empty(), "there is no such run");
     let again = claimed(f.enqueue(first()).await);
@@ -307,7 +314,11 @@ pub async fn what_forks_share_goes_with_the_last_of_them(f: Fixture) {
     assert_eq!((removed.entries, removed.kept, removed.kept_for), (1, 2, 1));
     assert_eq!(f.entries("ff").await, deep);
     let removed = f.remove("ff").await;
-    assert_eq!((removed.entries, removed.kept), (4, 0), "two of f's, and of the first s the two that early does not share");
+    assert_eq!(
+        (removed.entries, removed.kept),
+        (4, 0),
+        "two of f's, and of the first s the two that early does not share"
+    );
     assert_eq!(f.positions(&key("early")).await, [1, 2]);
     assert_eq!(f.remove("early").await.entries, 2);
     assert_eq!(f.positions(&key("s")).await, [1]);
@@ -404,8 +415,7 @@ pub async fn an_import_is_whole_or_nothing(f: Fixture) {
     drop(dropped);
     f.runs.sweep().await.unwrap();
     // Of two with one name, one is made.
-    let (mut one, mut two) =
-        (f.sessions.import(import()).await.unwrap(), f.sessions.import(import()).await.unwrap());
+    let (mut one, mut two) = (f.sessions.import(import()).await.unwrap(), f.sessions.import(import()).await.unwrap());
     one.push(stored.clone()).await.unwrap();
     two.push(stored[..1].to_vec()).await.unwrap();
     f.runs.sweep().await.unwrap();

@@ -115,6 +115,11 @@ pub(crate) const SETTINGS: &[Setting] = &[
     Setting::unset("TORPOR_SANDBOX_PATH", "Search path of commands [default: the usual system folders]"),
     Setting::new("TORPOR_ORPHAN_SECONDS", "600", "How long commands live on without a brain"),
     Setting::new("TORPOR_RESULT_TTL_SECONDS", "86400", "How long records of ended runs are kept"),
+    Setting::unset(
+        "TORPOR_SESSION_TTL_SECONDS",
+        "How long a session is kept after its last run or entry [default: for ever]",
+    ),
+    Setting::new("TORPOR_MAX_QUEUED", "1000000", "Runs that may be queued, running or paused at once"),
     Setting::new("TORPOR_LEASE_MS", "3000", "Takeover time; the heartbeat is a third of it"),
     Setting::new("TORPOR_CONCURRENCY", "512", "Leaves that run at once in this process"),
     Setting::new("TORPOR_MAX_ATTEMPTS", "5", "Attempts without progress before a run is given up"),
@@ -127,6 +132,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     Setting::new("TORPOR_GATE_SECONDS", "604800", "How long a gate waits before it counts as rejected; 0 is for ever"),
     Setting::new("TORPOR_SYNC_MAX_SECONDS", "280", "How long a synchronous call waits before it is answered 202"),
     Setting::new("TORPOR_BODY_LIMIT_BYTES", "8388608", "Largest request body"),
+    Setting::new("TORPOR_IMPORT_LIMIT_BYTES", "1073741824", "Largest file that is imported as a session"),
     Setting::new(
         "TORPOR_CLIENT_SECONDS",
         "30",
