@@ -13,8 +13,8 @@ use torpor_core::observe::Observer;
 use torpor_core::queue::{Backlog, Lease, WorkQueue};
 use torpor_core::run::RunStore;
 use torpor_core::sandbox::SandboxTransport;
-use torpor_core::webhook::Deliver;
 use torpor_core::session::SessionStore;
+use torpor_core::webhook::Deliver;
 use torpor_core::{Clock, WorkerId};
 
 /// Everything behind the routes.

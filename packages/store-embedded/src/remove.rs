@@ -10,6 +10,7 @@ use torpor_core::{Epoch, RunId, SessionKey, Timestamp};
 use crate::fault::Fault;
 use crate::history::{self, Part};
 use crate::import::Staged;
+use crate::outbox;
 use crate::record::{lossy, maybe, number, sql, unreadable};
 use crate::writer::Batch;
 
@@ -115,8 +116,9 @@ fn drop_runs(conn: &Connection, session: i64) -> Result<Removed, Fault> {
     let runs = query.query_map([session], |r| Ok(lossy(r, 0)?.into_owned()))?.collect::<Result<Vec<_>, _>>()?;
     let mut removed = Removed { runs: runs.len() as u64, ..Removed::default() };
     for run in runs {
-        let letters = conn.prepare_cached("DELETE FROM dead_letter WHERE run_id = ?1")?.execute([run])?;
+        let letters = conn.prepare_cached("DELETE FROM dead_letter WHERE run_id = ?1")?.execute([&run])?;
         removed.dead_letters += letters as u64;
+        outbox::forget(conn, &run)?;
     }
     removed.gates = conn.prepare_cached("DELETE FROM gate WHERE session = ?1")?.execute([session])? as u64;
     Ok(removed)

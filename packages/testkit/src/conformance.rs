@@ -34,8 +34,8 @@ use torpor_core::gate::GateStore;
 use torpor_core::log::{AppendError, SessionLog};
 use torpor_core::queue::{Enqueued, Lease, NewRun, WorkQueue};
 use torpor_core::run::{Record, RunStore};
-use torpor_core::webhook::Outbox;
 use torpor_core::session::SessionStore;
+use torpor_core::webhook::Outbox;
 use torpor_core::{Clock as _, Position, RunId, SessionKey, Timestamp};
 
 use crate::clock::ManualClock;

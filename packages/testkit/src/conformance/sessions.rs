@@ -333,7 +333,7 @@ pub async fn a_removed_session_is_over_for_its_owner(f: Fixture) {
     let forget = f.remove("s").await.forget.expect("hands may know it");
     assert!(forget > old.epoch);
     let what = ToForget { session: key("s"), epoch: forget };
-    assert_eq!(f.sessions.to_forget(10).await.unwrap(), [what.clone()]);
+    assert_eq!(f.sessions.to_forget(10).await.unwrap(), std::slice::from_ref(&what));
 
     f.ended("other", 1).await;
     assert!(matches!(f.enqueue(first("s")).await, Enqueued::Forgetting));

@@ -169,6 +169,11 @@ impl Server {
         Answer { status, headers, body }
     }
 
+    /// A request with whatever is unusual about it.
+    pub fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.url))
+    }
+
     /// An answer whose body is read as it comes.
     pub async fn stream(&self, path: &str) -> reqwest::Response {
         self.http.get(format!("{}{path}", self.url)).send().await.unwrap()

@@ -52,7 +52,7 @@ struct Last {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 enum Line<'a> {
-    Session(First),
+    Session(Box<First>),
     #[serde(borrow)]
     Entry(Entry<'a>),
     End(Last),
@@ -75,13 +75,13 @@ pub(super) struct About {
 
 impl Writer {
     pub(super) fn first(&mut self, about: About) -> serde_json::Result<Vec<u8>> {
-        self.line(&Line::Session(First {
+        self.line(&Line::Session(Box::new(First {
             format: FORMAT.to_owned(),
             version: VERSION,
             session_id: about.session_id,
             created_at: about.created_at.rfc3339(),
             wishes: about.wishes,
-        }))
+        })))
     }
 
     pub(super) fn entry(&mut self, it: &Stored) -> serde_json::Result<Vec<u8>> {
@@ -108,7 +108,7 @@ impl Writer {
 /// What a line was.
 #[derive(Debug, PartialEq)]
 pub(super) enum Read {
-    Session(About),
+    Session(Box<About>),
     Entry(Stored),
     End,
 }
@@ -135,7 +135,7 @@ impl Reader {
         self.hash.update(bytes);
         self.hash.update(b"\n");
         match (line, n) {
-            (Line::Session(first), 1) => about(first).map(Read::Session).map_err(wrong),
+            (Line::Session(first), 1) => about(*first).map(|about| Read::Session(Box::new(about))).map_err(wrong),
             (_, 1) => Err(wrong("the first line must be `session`".into())),
             (Line::Session(_), _) => Err(wrong("only the first line may be `session`".into())),
             (Line::Entry(entry), _) => Ok(Read::Entry(Stored {
