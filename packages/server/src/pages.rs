@@ -67,11 +67,6 @@ impl Pages {
         }
     }
 
-    /// A session is gone: what is held of it is nothing to those who read a later one with its name.
-    pub(crate) fn forget(&self, session: &SessionKey) {
-        self.lock().retain(|(of, _), _| of != session);
-    }
-
     fn hold(self: &Arc<Self>, key: Key) -> Page {
         let mut all = self.lock();
         let held = all.get(&key).and_then(Weak::upgrade);

@@ -93,7 +93,6 @@ pub(crate) async fn remove(
 async fn remove_whole(shared: Arc<Shared>, session: SessionKey) -> Result<(Removal, Sandbox), store::Error> {
     let removal = shared.app.sessions.remove(&session).await?;
     let Removal::Removed(removed) = &removal else { return Ok((removal, Sandbox::None)) };
-    shared.pages.forget(&session);
     let Some(epoch) = removed.forget else { return Ok((removal, Sandbox::None)) };
     let Some(hands) = shared.app.sandbox.clone() else { return Ok((removal, Sandbox::Pending)) };
     let what = ToForget { session, epoch };
