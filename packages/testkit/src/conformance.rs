@@ -279,13 +279,13 @@ macro_rules! conformance {
             one_of_racing_verdicts_stands
             an_abort_closes_the_other_gates
             an_abort_is_recognised_without_its_gate
+            gates_go_with_their_record
             a_gate_expires_by_itself
             a_cancel_closes_the_gates
             a_gate_does_not_hold_a_cancelled_run
             the_session_waits_behind_its_gate
             an_interrupt_goes_first
             gates_are_listed
-            gates_go_with_their_record
             a_repeated_gate_is_stored_once
         ]);
         $crate::conformance_cases!($fresh, outbox: [
