@@ -56,8 +56,14 @@ pub fn check(spec: &Spec, settings: &Settings, sandbox: Option<&dyn SandboxTrans
     if let Some(Err(e)) = spec.output_schema.as_ref().map(Output::new) {
         return field("outputSchema", e);
     }
-    if let Err(e) = settings.resolve(spec) {
-        return field(if spec.provider.is_some() { "provider" } else { "model" }, format!("cannot be used: {e}"));
+    let model = match settings.resolve(spec) {
+        Ok(model) => model,
+        Err(e) => {
+            return field(if spec.provider.is_some() { "provider" } else { "model" }, format!("cannot be used: {e}"));
+        }
+    };
+    if let (Some(_), Err(e)) = (settings.budget(spec).max_cost, settings.check_price(&model)) {
+        return field("budget.maxCostUsd", e);
     }
     let Some(sandbox) = sandbox else {
         return match needs_sandbox(spec) {

@@ -46,11 +46,11 @@ impl Leaf<'_> {
             Ok(prepared) => prepared,
             Err(message) => return self.no_summary(message).await,
         };
-        let (fingerprint, estimate) = (prepared.fingerprint.clone(), prepared.estimate);
-        self.writer.stage(Body::SummaryRequested { run: self.run(), fingerprint, estimate });
+        let (fingerprint, estimate, cost) = self.intent(&prepared);
+        self.writer.stage(Body::SummaryRequested { run: self.run(), fingerprint, estimate, cost });
         self.writer.commit().await?;
-        let answer = match self.call_model(&prepared, None).await {
-            Called::Answered(answer, _) => answer,
+        let (answer, cost) = match self.call_model(&prepared, None).await {
+            Called::Answered { message, cost, .. } => (message, cost),
             Called::TooLong(message) | Called::ImagesRefused(message) | Called::Failed(message) => {
                 return self.no_summary(message).await;
             }
@@ -58,6 +58,7 @@ impl Leaf<'_> {
         };
         let mut spent = self.state().spent.clone();
         spent.usage += answer.usage;
+        spent.charge(cost);
         let open_run = self.state().started.clone().map(|s| OpenRun {
             run: self.run(),
             started_at: s.at,

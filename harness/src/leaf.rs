@@ -351,7 +351,11 @@ impl<'a> Leaf<'a> {
     pub(crate) fn over_budget(&self) -> Option<Outcome> {
         let (spent, budget) = (&self.state().spent, &self.budget);
         let tokens = spent.usage.total();
-        let spent_so_far = || format!("spent: {} model calls, {tokens} tokens", spent.turns);
+        let cost = spent.priced.unwrap_or_default();
+        let spent_so_far = || {
+            let cost = spent.cost().map(|cost| format!(", {cost}")).unwrap_or_default();
+            format!("spent: {} model calls, {tokens} tokens{cost}", spent.turns)
+        };
         let calling_model = self.state().open.is_empty();
         if let Some(max) = budget.max_turns.filter(|max| calling_model && spent.turns >= *max) {
             return Some(Outcome::failed(
@@ -364,6 +368,16 @@ impl<'a> Leaf<'a> {
             return Some(Outcome::failed(
                 FailReason::Budget,
                 format!("limit of {max} tokens reached; {}", spent_so_far()),
+            ));
+        }
+        if let Some(max) = budget.max_cost.filter(|max| cost > *max || (calling_model && cost == *max)) {
+            return Some(Outcome::failed(FailReason::Budget, format!("limit of {max} reached; {}", spent_so_far())));
+        }
+        if let Some(max) = budget.max_cost.filter(|_| spent.unpriced > 0) {
+            let unknown = format!("nobody can say what {} of its model calls cost", spent.unpriced);
+            return Some(Outcome::failed(
+                FailReason::Budget,
+                format!("limit of {max} cannot be kept: {unknown}; {}", spent_so_far()),
             ));
         }
         self.time_left().filter(Duration::is_zero).map(|_| self.timed_out())

@@ -7,6 +7,7 @@ use torpor_core::id::Position;
 use torpor_core::live::Piece;
 use torpor_core::model::{Message, Prepared, Ref, Request, Retry};
 use torpor_core::outcome::{FailReason, Outcome};
+use torpor_core::price::Usd;
 use torpor_core::{message::Assistant, tool};
 
 use crate::catalogue::{self, SUBMIT_RESULT};
@@ -18,7 +19,12 @@ use crate::watch::ModelCall;
 
 /// What became of a model call with its retries.
 pub(crate) enum Called {
-    Answered(Assistant, u32),
+    Answered {
+        message: Assistant,
+        attempts: u32,
+        /// What it cost, where that can be said.
+        cost: Option<Usd>,
+    },
     /// It does not fit into the model's window.
     TooLong(String),
     /// The provider does not take its images.
@@ -40,13 +46,13 @@ impl Leaf<'_> {
                 Compacted::Ended(step) => return step,
             }
         }
-        let (fingerprint, estimate) = (prepared.fingerprint.clone(), prepared.estimate);
-        let request = self.writer.stage(Body::ModelRequested { run: self.run(), fingerprint, estimate });
+        let (fingerprint, estimate, cost) = self.intent(&prepared);
+        let request = self.writer.stage(Body::ModelRequested { run: self.run(), fingerprint, estimate, cost });
         self.writer.commit().await?;
         match self.call_model(&prepared, Some(request)).await {
-            Called::Answered(message, attempts) => {
+            Called::Answered { message, attempts, cost } => {
                 let message = message.with_distinct_uses();
-                self.writer.stage(Body::ModelAnswered { run: self.run(), message, attempts });
+                self.writer.stage(Body::ModelAnswered { run: self.run(), message, attempts, cost });
                 Ok(None)
             }
             Called::TooLong(message) => self.shorten_once(&prepared, message).await,
@@ -103,6 +109,12 @@ impl Leaf<'_> {
         }
     }
 
+    /// What the log says of a request before it is sent: its fingerprint, its estimated tokens, and their cost.
+    pub(crate) fn intent(&self, prepared: &Prepared) -> (String, u64, Option<Usd>) {
+        let cost = self.deps.settings.prices.of(&prepared.model).map(|price| price.estimate(prepared.estimate));
+        (prepared.fingerprint.clone(), prepared.estimate, cost)
+    }
+
     /// Whether requests for an answer have images.
     fn shows_images(&self) -> bool {
         !self.blind && self.state().messages.iter().any(|m| m.images().next().is_some())
@@ -114,7 +126,9 @@ impl Leaf<'_> {
         // One span for the call with all its attempts, as it is one for the loop.
         let span = self.trace.child();
         let prepared = Prepared { trace: Some(span.clone()), ..prepared.clone() };
-        let mut watched = ModelCall::new(&*self.deps.observer, &self.lease, &prepared.model, (&span, &self.trace));
+        let price = self.deps.settings.prices.of(&prepared.model);
+        let mut watched =
+            ModelCall::new(&*self.deps.observer, &self.lease, (&prepared.model, price), (&span, &self.trace));
         let interrupt = self.interrupt();
         let has_images = shown.is_some() && self.shows_images();
         let work = async {
@@ -130,7 +144,10 @@ impl Leaf<'_> {
                 let sent = self.deps.models.send(&prepared, &mut show).await;
                 watched.sent(&sent);
                 let e = match sent {
-                    Ok(answer) => return Called::Answered(answer, attempt),
+                    Ok(message) => {
+                        let cost = price.and_then(|price| price.cost(&message.usage));
+                        return Called::Answered { message, attempts: attempt, cost };
+                    }
                     Err(e) => e,
                 };
                 if e.overflow {

@@ -23,6 +23,9 @@ const QUOTE_CHARS: usize = 60;
 /// What a run must deliver.
 pub(crate) struct Output {
     validator: Validator,
+    /// Whether the schema has a property of the wrapper's name. Where it has not, `{"result": …}` is always the wrapper,
+    /// though a schema that allows further properties would take it for a result.
+    has_result: bool,
     spec: Spec,
 }
 
@@ -42,7 +45,8 @@ impl Output {
         })?;
         let general = catalogue::find(SUBMIT_RESULT).map(|known| known.tool.spec());
         let (name, description) = general.map_or((SUBMIT_RESULT, ""), |s| (s.name, s.description));
-        Ok(Self { validator, spec: Spec { name, description, schema: arguments(schema) } })
+        let has_result = schema.pointer("/properties/result").is_some();
+        Ok(Self { validator, has_result, spec: Spec { name, description, schema: arguments(schema) } })
     }
 
     /// `submit_result` as this run's model is offered it.
@@ -60,7 +64,8 @@ impl Output {
             _ => None,
         };
         // Lenient where models are known to differ: some leave the wrapper out.
-        if wrapped.is_none_or(|result| !self.validator.is_valid(result)) && self.validator.is_valid(input) {
+        let bare = wrapped.is_none_or(|result| self.has_result && !self.validator.is_valid(result));
+        if bare && self.validator.is_valid(input) {
             return Ok(input.clone());
         }
         let Some(result) = wrapped else {
@@ -188,6 +193,19 @@ mod tests {
             assert!(wants.iter().all(|want| problem.contains(want)), "{input}: {problem}");
             assert!(!problem.contains('\n'), "{problem}");
         }
+    }
+
+    #[test]
+    fn a_wrapper_is_never_taken_for_a_result_unless_it_can_be_one() {
+        let lenient = Output::new(&json!({"type": "object", "properties": {"total": {"type": "integer"}}})).unwrap();
+        let problem = lenient.read(&json!({"result": {"total": "12"}})).unwrap_err();
+        assert!(problem.contains("at `/result/total`"), "{problem}");
+        assert_eq!(lenient.read(&json!({"total": 12})), Ok(json!({"total": 12})));
+
+        let nested =
+            Output::new(&json!({"properties": {"result": {"type": "integer"}}, "required": ["result"]})).unwrap();
+        assert_eq!(nested.read(&json!({"result": 5})), Ok(json!({"result": 5})));
+        assert_eq!(nested.read(&json!({"result": {"result": 5}})), Ok(json!({"result": 5})));
     }
 
     #[test]

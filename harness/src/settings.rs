@@ -5,6 +5,7 @@ use std::time::Duration;
 use torpor_core::envelope::{Budget, Spec, Work};
 use torpor_core::gate::Rule;
 use torpor_core::model;
+use torpor_core::price::{Price, Prices, Usd};
 
 use crate::approval::Policy;
 
@@ -30,6 +31,8 @@ pub struct Limits {
     pub tokens: Option<u64>,
     /// Seconds since the run started; `None` is no limit.
     pub seconds: Option<u64>,
+    /// Cost; `None` is no limit.
+    pub cost: Option<Usd>,
 }
 
 /// Settings of the loop.
@@ -39,6 +42,8 @@ pub struct Settings {
     pub model: model::Ref,
     /// Providers that a run may name.
     pub providers: Vec<String>,
+    /// What models cost.
+    pub prices: Prices,
     /// Repeating failed model calls.
     pub retry: RetryPolicy,
     /// Default limits.
@@ -60,8 +65,9 @@ impl Settings {
         Self {
             providers: vec![model.provider.clone()],
             model,
+            prices: Prices::default(),
             retry: RetryPolicy { attempts: 5, base: Duration::from_secs(1), cap: Duration::from_secs(60) },
-            limits: Limits { prompt_turns: 200, review_turns: 40, tokens: None, seconds: None },
+            limits: Limits { prompt_turns: 200, review_turns: 40, tokens: None, seconds: None, cost: None },
             approvals: Vec::new(),
             gate_ttl: Some(Duration::from_secs(7 * 86_400)),
             parallel_calls: 16,
@@ -124,7 +130,21 @@ impl Settings {
             max_turns: spec.budget.max_turns.or(Some(turns)),
             max_tokens: spec.budget.max_tokens.or(self.limits.tokens),
             max_seconds: spec.budget.max_seconds.or(self.limits.seconds),
+            max_cost: spec.budget.max_cost.or(self.limits.cost),
         }
+    }
+
+    /// Checks that a limit of cost can be kept with this model.
+    ///
+    /// # Errors
+    /// What is missing, and how it is said.
+    pub fn check_price(&self, model: &model::Ref) -> Result<Price, String> {
+        self.prices.of(model).ok_or_else(|| {
+            format!(
+                "cannot be kept: no price is known for {model}; it is declared with \
+                 TORPOR_MODEL_PRICES={model}=input/output/cacheRead/cacheWrite, in dollars for a million tokens"
+            )
+        })
     }
 }
 

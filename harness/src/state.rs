@@ -12,6 +12,7 @@ use torpor_core::id::{Position, RunId};
 use torpor_core::message::{Assistant, Block, StopReason, ToolResult};
 use torpor_core::model::Message;
 use torpor_core::outcome::{Outcome, Verdict};
+use torpor_core::price::Usd;
 use torpor_core::sandbox;
 
 use crate::catalogue::{REQUEST_APPROVAL, SUBMIT_RESULT, SUBMIT_VERDICT};
@@ -89,8 +90,8 @@ pub(crate) struct State {
     parked_since: Option<Timestamp>,
     /// How the run ended.
     pub(crate) outcome: Option<Outcome>,
-    /// A model request without an answer, with its estimated tokens.
-    unanswered: Option<u64>,
+    /// A model request without an answer, with its estimated tokens and their cost.
+    unanswered: Option<(u64, Option<Usd>)>,
 }
 
 impl State {
@@ -144,19 +145,21 @@ impl State {
             }
             Body::Takeover { .. } => {}
             Body::Checkpoint { summary, keep_from, open_run } => self.shorten(summary, *keep_from, open_run.as_ref()),
-            Body::ModelRequested { estimate, .. } | Body::SummaryRequested { estimate, .. } => {
+            Body::ModelRequested { estimate, cost, .. } | Body::SummaryRequested { estimate, cost, .. } => {
                 if mine {
                     self.spent.turns = self.spent.turns.saturating_add(1);
                     // A request that was cut off by a crash counts as spent, by its estimate.
-                    if let Some(lost) = self.unanswered.replace(*estimate) {
+                    if let Some((lost, cost)) = self.unanswered.replace((*estimate, *cost)) {
                         self.spent.usage.input = self.spent.usage.input.saturating_add(lost);
+                        self.spent.charge(cost);
                     }
                 }
             }
-            Body::ModelAnswered { message, .. } => {
+            Body::ModelAnswered { message, cost, .. } => {
                 if mine {
                     self.unanswered = None;
                     self.spent.usage += message.usage;
+                    self.spent.charge(*cost);
                 }
                 self.stop = Some(message.stop);
                 self.open = uses(message);

@@ -9,6 +9,7 @@ use torpor_core::id::{RunId, SessionKey};
 use torpor_core::message::{Assistant, StopReason, Usage};
 use torpor_core::model::{Error, Ref};
 use torpor_core::observe::{Called, Event, Observer, Sent, Span, Work};
+use torpor_core::price::Price;
 use torpor_core::queue::Lease;
 use torpor_core::trace::Context;
 
@@ -27,6 +28,7 @@ pub(crate) fn work(lease: &Lease) -> Work<'_> {
 pub(crate) struct ModelCall<'a> {
     observer: &'a dyn Observer,
     model: &'a Ref,
+    price: Option<Price>,
     lease: &'a Lease,
     context: &'a Context,
     parent: &'a Context,
@@ -40,11 +42,11 @@ impl<'a> ModelCall<'a> {
     pub(crate) fn new(
         observer: &'a dyn Observer,
         lease: &'a Lease,
-        model: &'a Ref,
+        (model, price): (&'a Ref, Option<Price>),
         (context, parent): (&'a Context, &'a Context),
     ) -> Self {
         let (began, ended) = (Instant::now(), Sent::Interrupted);
-        Self { observer, model, lease, context, parent, began, request: None, ended, answer: None }
+        Self { observer, model, price, lease, context, parent, began, request: None, ended, answer: None }
     }
 
     /// A request begins.
@@ -67,7 +69,8 @@ impl<'a> ModelCall<'a> {
         if let Some((began, retry)) = self.request.take() {
             let (model, ended, took) = (self.model, self.ended, began.elapsed());
             let usage = self.answer.map(|(usage, _)| usage);
-            self.observer.observe(&Event::ModelRequest { model, ended, retry, took, usage });
+            let cost = usage.and_then(|usage| self.price?.cost(&usage));
+            self.observer.observe(&Event::ModelRequest { model, ended, retry, took, usage, cost });
         }
     }
 }

@@ -11,7 +11,7 @@ fn answered(run: &RunId, uses: &[(&str, &str)], stop: StopReason) -> Body {
         .map(|(id, name)| Block::ToolUse { id: (*id).into(), name: (*name).into(), input: json!({}) })
         .collect();
     let usage = Usage { input: 10, output: 1, ..Usage::default() };
-    Body::ModelAnswered { run: run.clone(), message: Assistant { blocks, stop, usage }, attempts: 1 }
+    Body::ModelAnswered { run: run.clone(), message: Assistant { blocks, stop, usage }, attempts: 1, cost: None }
 }
 
 fn started(run: &RunId) -> Body {
@@ -25,7 +25,7 @@ fn started(run: &RunId) -> Body {
 }
 
 fn requested(run: &RunId) -> Body {
-    Body::ModelRequested { run: run.clone(), fingerprint: String::new(), estimate: 100 }
+    Body::ModelRequested { run: run.clone(), fingerprint: String::new(), estimate: 100, cost: None }
 }
 
 fn ended(run: &RunId, tool_use: &str, call: Option<Position>) -> Body {
@@ -150,7 +150,7 @@ fn a_checkpoint_stands_in_for_what_came_before() {
         model: "m".into(),
         workdir: None,
         tools: vec!["bash".into()],
-        spent: RunTotals { turns: 7, usage },
+        spent: RunTotals { turns: 7, usage, priced: Some(Usd(700)), unpriced: 0 },
         refused_verdict: false,
         approved: false,
         parked_ms: 0,
@@ -172,6 +172,7 @@ fn a_checkpoint_stands_in_for_what_came_before() {
     assert_eq!(state.messages.len(), 2);
     assert_eq!((state.spent.turns, state.spent.usage.input), (8, 70));
     assert_eq!(state.started.as_ref().map(|s| s.at), Some(Timestamp(5)), "the run has begun already");
+    assert_eq!(state.spent.cost(), Some(Usd(700)));
     assert_eq!((state.submissions.refused, state.submissions.reminded), (2, true), "tries are not given anew");
 }
 

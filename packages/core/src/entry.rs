@@ -10,6 +10,7 @@ use crate::gate::{Decision, Question};
 use crate::id::{Epoch, Position, RunId, WorkerId};
 use crate::message::{Assistant, ToolResult, Usage};
 use crate::outcome::Outcome;
+use crate::price::Usd;
 use crate::sandbox;
 
 /// The schema version this build writes. 2: results of tools may hold images, and there are gates.
@@ -67,6 +68,9 @@ pub enum Body {
         fingerprint: String,
         /// Estimated input tokens; what a call that was cut off counts as spent.
         estimate: u64,
+        /// What these cost at the price of that moment, in nano-dollars; `None` where no price is known.
+        #[serde(rename = "costNanoUsd", default, skip_serializing_if = "Option::is_none")]
+        cost: Option<Usd>,
     },
     /// Outcome of the latest `ModelRequested`: the whole answer.
     #[serde(rename_all = "camelCase")]
@@ -77,6 +81,9 @@ pub enum Body {
         message: Assistant,
         /// Requests that were sent until it came, the good one included.
         attempts: u32,
+        /// What it cost at the price of that moment, in nano-dollars; `None` where no price is known, or nobody counted.
+        #[serde(rename = "costNanoUsd", default, skip_serializing_if = "Option::is_none")]
+        cost: Option<Usd>,
     },
     /// Intent: the model is about to be asked for a summary of what is no longer sent. Its outcome is the next
     /// `Checkpoint`.
@@ -88,6 +95,9 @@ pub enum Body {
         fingerprint: String,
         /// Estimated input tokens; what a call that was cut off counts as spent.
         estimate: u64,
+        /// See [`Body::ModelRequested`].
+        #[serde(rename = "costNanoUsd", default, skip_serializing_if = "Option::is_none")]
+        cost: Option<Usd>,
     },
     /// Intent: the hands are about to hear of a call. Its position is the call's id.
     #[serde(rename_all = "camelCase")]
@@ -236,6 +246,33 @@ pub struct RunTotals {
     pub turns: u32,
     /// Tokens.
     pub usage: Usage,
+    /// What the calls with a price cost, in nano-dollars; `None` as long as there was none.
+    #[serde(rename = "costNanoUsd", skip_serializing_if = "Option::is_none")]
+    pub priced: Option<Usd>,
+    /// Calls that nobody can say the cost of.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub unpriced: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+impl RunTotals {
+    /// Counts the cost of one more call.
+    pub fn charge(&mut self, cost: Option<Usd>) {
+        match cost {
+            Some(cost) => *self.priced.get_or_insert_default() += cost,
+            None => self.unpriced = self.unpriced.saturating_add(1),
+        }
+    }
+
+    /// What all calls cost; `None` where that cannot be said.
+    #[must_use]
+    pub fn cost(&self) -> Option<Usd> {
+        self.priced.filter(|_| self.unpriced == 0)
+    }
 }
 
 impl Body {

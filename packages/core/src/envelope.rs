@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use crate::clock::Timestamp;
 use crate::gate::Rule;
 use crate::id::{check_id, hex};
+use crate::price::Usd;
 use crate::webhook::Target;
 
 mod fields;
@@ -25,6 +26,9 @@ const NOT_YET: [&str; 6] = ["inputsRef", "resultRef", "repoUrl", "ref", "problem
 
 /// Most JSON that `metadata` may hold; it is part of every record, so it must stay small.
 const MAX_METADATA_BYTES: usize = 64 * 1024;
+
+/// Highest limit of a run's cost, in dollars.
+pub const MAX_COST_USD: u32 = 1_000_000;
 
 /// What a run is asked to do and within which limits. Stored with the run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -142,6 +146,7 @@ impl Spec {
         mine.max_turns = mine.max_turns.or(theirs.max_turns);
         mine.max_tokens = mine.max_tokens.or(theirs.max_tokens);
         mine.max_seconds = mine.max_seconds.or(theirs.max_seconds);
+        mine.max_cost = mine.max_cost.or(theirs.max_cost);
     }
 }
 
@@ -188,6 +193,9 @@ pub struct Budget {
     /// Seconds since the run started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_seconds: Option<u64>,
+    /// Nano-dollars.
+    #[serde(rename = "maxCostNanoUsd", skip_serializing_if = "Option::is_none")]
+    pub max_cost: Option<Usd>,
 }
 
 /// A checked envelope.
@@ -348,8 +356,8 @@ fn parse_budget(map: Map<String, Value>, outer: &mut Fields) -> Budget {
         max_turns: f.integer("maxTurns", 1, u32::MAX.into()).and_then(|n| u32::try_from(n).ok()),
         max_tokens: f.integer("maxTokens", 1, u64::MAX),
         max_seconds: f.integer("maxSeconds", 1, 31_536_000),
+        max_cost: f.dollars("maxCostUsd", MAX_COST_USD),
     };
-    f.refuse("maxCostUsd", "is not supported by this version");
     outer.absorb(f);
     budget
 }

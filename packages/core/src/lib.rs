@@ -16,6 +16,7 @@ pub mod message;
 pub mod model;
 pub mod observe;
 pub mod outcome;
+pub mod price;
 pub mod problem;
 pub mod queue;
 pub mod run;

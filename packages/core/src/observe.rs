@@ -11,6 +11,7 @@ use crate::id::{RunId, SessionKey};
 use crate::message::{StopReason, Usage};
 use crate::model;
 use crate::outcome::{FailReason, Outcome, Status};
+use crate::price::Usd;
 use crate::trace::Context;
 
 /// Is told what happens.
@@ -223,6 +224,8 @@ pub enum Event<'a> {
         took: Duration,
         /// Tokens, if there was an answer.
         usage: Option<Usage>,
+        /// What it cost, if there was an answer and its price is known.
+        cost: Option<Usd>,
     },
     /// A call of a model ended, after all its requests.
     ModelCall {

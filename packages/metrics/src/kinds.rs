@@ -48,6 +48,28 @@ impl Metric for Counter {
     }
 }
 
+/// Only rises; counted in billionths, so that the sum of many small amounts is exact.
+pub(crate) struct Billionths(AtomicU64);
+
+impl Billionths {
+    pub(crate) fn add(&self, billionths: u64) {
+        self.0.fetch_add(billionths, Relaxed);
+    }
+}
+
+impl Metric for Billionths {
+    const KIND: Kind = Kind::Counter;
+    type Shape = ();
+
+    fn new((): ()) -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    fn write(&self, page: &mut Page, name: &str, labels: &[(&str, &str)]) {
+        page.sample(name, labels, self.0.load(Relaxed) as f64 / BILLION as f64);
+    }
+}
+
 /// Rises and falls.
 pub(crate) struct Gauge(AtomicI64);
 

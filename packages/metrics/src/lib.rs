@@ -20,7 +20,7 @@ use torpor_core::outcome::{FailReason, Status};
 use torpor_core::queue::Backlog;
 
 use family::{Family, Label};
-use kinds::{Counter, Gauge, Histogram, Kind};
+use kinds::{Billionths, Counter, Gauge, Histogram, Kind};
 use text::Page;
 
 /// The media type of [`Metrics::text`].
@@ -73,6 +73,7 @@ pub struct Metrics {
     model_seconds: Family<2, Histogram>,
     retries: Family<2, Counter>,
     tokens: Family<3, Counter>,
+    cost: Family<2, Billionths>,
     tool_calls: Family<2, Counter>,
     tool_seconds: Family<1, Histogram>,
     webhooks: Family<1, Counter>,
@@ -114,6 +115,7 @@ impl Metrics {
             model_seconds: Family::new([provider(), model()], LONG),
             retries: Family::new([provider(), model()], ()),
             tokens: Family::new([provider(), model(), Label::of("kind", TOKENS)], ()),
+            cost: Family::new([provider(), model()], ()),
             tool_calls: Family::new([tool(), Label::of("outcome", Called::ALL.map(Called::as_str))], ()),
             tool_seconds: Family::new([tool()], LONG),
             webhooks: Family::new([Label::of("outcome", Posted::ALL.map(Posted::as_str))], ()),
@@ -217,6 +219,11 @@ impl Metrics {
         );
         page.family("torpor_model_retries_total", "Requests to models that repeated a failed one.", &self.retries);
         page.family("torpor_model_tokens_total", "Tokens as models reported them, by kind.", &self.tokens);
+        page.family(
+            "torpor_model_cost_usd_total",
+            "Cost of answered requests to models whose price is known, in US dollars.",
+            &self.cost,
+        );
         page.family("torpor_tool_calls_total", "Tool calls by outcome.", &self.tool_calls);
         page.family("torpor_tool_call_duration_seconds", "Time of a tool call as its leaf saw it.", &self.tool_seconds);
     }
@@ -274,7 +281,10 @@ impl Observer for Metrics {
             }
             Event::LeaseLost => self.leases_lost.add(1),
             Event::DeadLetter => self.dead_letters.add(1),
-            Event::ModelRequest { model, ended, retry, took, usage } => {
+            Event::ModelRequest { model, ended, retry, took, usage, cost } => {
+                if let Some(cost) = cost {
+                    self.cost.with([&*model.provider, shown(model)], |c| c.add(cost.0));
+                }
                 self.model_request(model, (ended, retry), took, usage);
             }
             Event::ToolCall { span, tool, ended, .. } => {

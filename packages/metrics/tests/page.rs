@@ -10,6 +10,7 @@ use torpor_core::message::Usage;
 use torpor_core::model::Ref;
 use torpor_core::observe::{Called, Event, Level, Observer, Posted, Sent, Span, Work};
 use torpor_core::outcome::{FailReason, Status};
+use torpor_core::price::Usd;
 use torpor_core::queue::Backlog;
 use torpor_core::trace::Context;
 use torpor_core::{RunId, SessionKey};
@@ -34,8 +35,9 @@ fn page() -> String {
     let (run, session) = (RunId::generate(), SessionKey::new("tenant-canary", "session-canary").unwrap());
     let work = Work { run: &run, session: &session };
     let usage = Some(Usage { input: 1, output: 2, cache_read: 3, cache_write: 4 });
-    let request = |model: &Ref, retry, ended, usage| {
-        metrics.observe(&Event::ModelRequest { model, ended, retry, took: TOOK, usage });
+    let request = |model: &Ref, retry, ended, usage: Option<Usage>| {
+        let cost = usage.map(|_| Usd(1_500_000));
+        metrics.observe(&Event::ModelRequest { model, ended, retry, took: TOOK, usage, cost });
     };
     request(&model("anthropic/known"), false, Sent::Failed, None);
     request(&model("anthropic/known"), true, Sent::Answered, usage);

@@ -7,6 +7,7 @@
 //! A new provider is a new `remote::Wire` and one line in [`Models::new`]; the transport knows none of them.
 
 pub mod config;
+pub mod price;
 pub mod scripted;
 pub mod sse;
 

@@ -7,10 +7,12 @@ use axum::response::Response;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::Value;
+use torpor_core::entry::RunTotals;
 use torpor_core::envelope::Work;
 use torpor_core::gate::{HeldCall, Pending};
 use torpor_core::message::Usage;
 use torpor_core::outcome::{FailReason, Outcome, Status, Verdict};
+use torpor_core::price::Usd;
 use torpor_core::run::Record;
 use torpor_core::webhook;
 use torpor_core::{RunId, SessionKey};
@@ -62,11 +64,14 @@ struct Tokens {
     #[serde(flatten)]
     usage: Usage,
     total: u64,
+    /// Absent where nobody can say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost_usd: Option<f64>,
 }
 
-impl From<Usage> for Tokens {
-    fn from(usage: Usage) -> Self {
-        Self { usage, total: usage.total() }
+impl From<&RunTotals> for Tokens {
+    fn from(spent: &RunTotals) -> Self {
+        Self { usage: spent.usage, total: spent.usage.total(), cost_usd: spent.cost().map(Usd::as_number) }
     }
 }
 
@@ -170,7 +175,7 @@ pub(crate) fn outcome(record: &Record) -> Response {
             standing: Standing::of(record),
             session_id: record.session.session(),
             run_id: &record.run_id,
-            usage: record.spent.usage.into(),
+            usage: (&record.spent).into(),
         },
     )
 }
@@ -228,7 +233,7 @@ pub(crate) fn turn(record: &Record) -> Option<Response> {
         gate_id: standing.gate_id,
         gate: standing.gate,
         gates: standing.gates,
-        usage: record.spent.usage.into(),
+        usage: (&record.spent).into(),
     };
     Some(json(StatusCode::OK, &body))
 }
@@ -288,7 +293,7 @@ impl<'a> Shown<'a> {
             trace_id: record.trace.as_ref().map(|t| t.trace_id().to_string()),
             attempts: record.attempts,
             turns: record.spent.turns,
-            usage: record.spent.usage.into(),
+            usage: (&record.spent).into(),
             webhook: record.webhook.as_ref(),
             metadata: record.spec.metadata.as_ref(),
         }

@@ -14,6 +14,7 @@ use torpor_core::model::Ref;
 
 use crate::watching::spans::{self, Collector};
 
+mod prices;
 mod raw;
 mod table;
 #[cfg(test)]
@@ -191,6 +192,13 @@ impl Config {
         }
         harness.retry.attempts = u32::try_from(r.number("TORPOR_MODEL_ATTEMPTS", 1, 20)).unwrap_or(1);
         harness.limits.tokens = r.optional_number("TORPOR_MAX_TOKENS", 1, u64::MAX);
+        harness.prices = prices::read(&mut r);
+        harness.limits.cost = prices::limit(&mut r);
+        if harness.limits.cost.is_some()
+            && let Err(e) = harness.check_price(&model)
+        {
+            r.problem("TORPOR_MAX_COST_USD", e);
+        }
         harness.limits.seconds = r.optional_number("TORPOR_MAX_SECONDS", 1, 31_536_000);
         let gate = r.seconds("TORPOR_GATE_SECONDS", 0, 3650 * DAY);
         harness.gate_ttl = (!gate.is_zero()).then_some(gate);

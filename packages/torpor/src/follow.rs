@@ -16,7 +16,7 @@ pub(crate) mod lines;
 mod outcome;
 mod session;
 
-pub(crate) use outcome::line as summary;
+pub(crate) use outcome::{cost, line as summary};
 pub(crate) use session::{Mode, accompany};
 
 /// First and longest pause before a connection is tried again.

@@ -194,12 +194,17 @@ impl<'a> Writer<'a> {
 }
 
 fn requested(run: &RunId) -> Body {
-    Body::ModelRequested { run: run.clone(), fingerprint: "0".repeat(64), estimate: 1000 }
+    Body::ModelRequested { run: run.clone(), fingerprint: "0".repeat(64), estimate: 1000, cost: None }
 }
 
 fn answered(run: &RunId, block: Block, stop: StopReason) -> Body {
     let usage = Usage { input: 1000, output: 50, ..Usage::default() };
-    Body::ModelAnswered { run: run.clone(), message: Assistant { blocks: vec![block], stop, usage }, attempts: 1 }
+    Body::ModelAnswered {
+        run: run.clone(),
+        message: Assistant { blocks: vec![block], stop, usage },
+        attempts: 1,
+        cost: None,
+    }
 }
 
 #[cfg(test)]

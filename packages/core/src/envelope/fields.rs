@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{Problem, id_problem};
 use crate::clock::Timestamp;
+use crate::price::Usd;
 
 /// The object under inspection.
 pub(super) struct Fields {
@@ -106,6 +107,13 @@ impl Fields {
             format!("an integer from {min} to {max}")
         };
         self.typed(name, &expected, |v| v.as_u64().filter(|n| (min..=max).contains(n)).ok_or(v))
+    }
+
+    pub(super) fn dollars(&mut self, name: &str, max: u32) -> Option<Usd> {
+        let range = Usd(1)..=Usd(u64::from(max) * 1_000_000_000);
+        self.typed(name, &format!("a number of dollars above 0 and at most {max}"), |v| {
+            v.as_f64().and_then(Usd::from_number).filter(|usd| range.contains(usd)).ok_or(v)
+        })
     }
 
     pub(super) fn signed(&mut self, name: &str, min: i64, max: i64) -> Option<i64> {

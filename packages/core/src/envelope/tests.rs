@@ -39,6 +39,14 @@ fn every_problem_is_named() {
         (json!({"prompt": "x", "maxTurns": 1.5}), "maxTurns: must be an integer of at least 1, got 1.5"),
         (json!({"prompt": "x", "budget": {"maxPens": 1}}), "budget.maxPens: is not a known field"),
         (
+            json!({"prompt": "x", "budget": {"maxCostUsd": 0}}),
+            "budget.maxCostUsd: must be a number of dollars above 0 and at most 1000000, got 0",
+        ),
+        (
+            json!({"prompt": "x", "budget": {"maxCostUsd": "2"}}),
+            "budget.maxCostUsd: must be a number of dollars above 0 and at most 1000000, got \"2\"",
+        ),
+        (
             json!({"prompt": "x", "notBefore": "soon"}),
             "notBefore: must be an RFC 3339 time such as \"2027-01-31T08:00:00Z\", got \"soon\"",
         ),

@@ -181,7 +181,7 @@ impl Fake {
             r.outcome = Some(outcome);
             r.ended_at = Some(r.created_at.after(Duration::from_millis(2)));
             let usage = Usage { input: 10, output: 5, cache_read: 3, cache_write: 2 };
-            r.spent = RunTotals { turns: 1, usage };
+            r.spent = RunTotals { turns: 1, usage, ..RunTotals::default() };
             r.version += 1;
             let session = r.session.clone();
             inner.runs.iter().find(|r| r.session == session && r.status == Status::Queued).map(|r| r.run_id.clone())

@@ -87,6 +87,11 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "What models hold, in tokens: `id=window/output`, with `/images` or `/text` behind it if the model takes images or \
          does not, separated by `,` [default: what is known by family; models that are not known take text]",
     ),
+    Setting::unset(
+        "TORPOR_MODEL_PRICES",
+        "What models cost, in dollars for a million tokens: `id=input/output/cacheRead/cacheWrite`, separated by `,` \
+         [default: list prices of known models]",
+    ),
     Setting::new("TORPOR_MODEL_CACHE", "auto", "Prompt-cache marks: auto (off for gateways), on, off"),
     Setting::unset(
         "TORPOR_MODEL_MAX_OUTPUT_TOKENS",
@@ -124,6 +129,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     Setting::new("TORPOR_CONCURRENCY", "512", "Leaves that run at once in this process"),
     Setting::new("TORPOR_MAX_ATTEMPTS", "5", "Attempts without progress before a run is given up"),
     Setting::unset("TORPOR_MAX_TOKENS", "Token limit of a run that names none"),
+    Setting::unset("TORPOR_MAX_COST_USD", "Cost limit of a run that names none, in dollars; needs known prices"),
     Setting::unset("TORPOR_MAX_SECONDS", "Time limit of a run that names none"),
     Setting::unset(
         "TORPOR_APPROVALS",

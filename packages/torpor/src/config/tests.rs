@@ -115,6 +115,34 @@ fn what_models_hold_is_read_and_what_cannot_be_is_refused() {
 }
 
 #[test]
+fn prices_are_read_over_those_that_are_known_and_a_limit_needs_one() {
+    let prices = "own=0.5/2/0/0, openai/a/b=1/2.125/.1/1.25, claude-opus-4-8=1/1/1/1,";
+    let config = Config::from_raw(&raw(&[("TORPOR_MODEL_PRICES", prices)], &[], None)).unwrap();
+    let of = |name: &str| config.harness.prices.of(&Ref::parse(name).unwrap()).map(|p| p.rates);
+    assert_eq!(of("openai/own").map(|r| (r.input, r.output, r.cache_read, r.cache_write)), Some((500, 2_000, 0, 0)));
+    assert_eq!(of("openai/a/b").map(|r| (r.output, r.cache_read)), Some((2_125, 100)));
+    assert_eq!(of("anthropic/claude-opus-4-8").map(|r| r.input), Some(1_000), "the operator knows better");
+    assert_eq!(of("anthropic/claude-opus-4-7").map(|r| r.input), Some(5_000));
+    for wrong in ["m", "m=1", "m=1/2/3", "m=1/2/3/4/5", "=1/2/3/4", "m=1/2/3/x", "m=-1/2/3/4", "m=0.0001/2/3/4"] {
+        let env: [(&str, &str); 1] = [("TORPOR_MODEL_PRICES", wrong)];
+        let refused = refused(&env, &[]);
+        assert!(
+            refused.starts_with("TORPOR_MODEL_PRICES (environment): expected `id=input/output"),
+            "{wrong}: {refused}"
+        );
+    }
+    let limited = Config::from_raw(&raw(&[("TORPOR_MAX_COST_USD", "2.50")], &[], None)).unwrap();
+    assert_eq!(limited.harness.limits.cost.map(|usd| usd.to_string()).as_deref(), Some("$2.50"));
+    for (env, want) in [
+        (&[("TORPOR_MAX_COST_USD", "0")][..], "expected a number of dollars above 0 and at most 1000000, got \"0\""),
+        (&[("TORPOR_MAX_COST_USD", "1"), ("TORPOR_MODEL", "openai/mine")], "no price is known for openai/mine"),
+    ] {
+        let refused = refused(env, &[]);
+        assert!(refused.starts_with("TORPOR_MAX_COST_USD (environment)") && refused.contains(want), "{refused}");
+    }
+}
+
+#[test]
 fn a_file_with_unknown_keys_or_bad_syntax_is_refused() {
     for (text, want) in [
         ("colour = 1", "): is not a setting"),

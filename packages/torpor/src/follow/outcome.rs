@@ -1,6 +1,7 @@
 //! How a run ended, for a person. Must not know: how it was come by.
 
 use serde_json::Value;
+use torpor_core::price::Usd;
 
 use crate::ui::{self, Paint};
 
@@ -34,11 +35,17 @@ pub(crate) fn line(record: &Value) -> String {
     let text = |key: &str| record[key].as_str().unwrap_or_default();
     let usage = &record["usage"];
     let tokens = |key: &str| usage[key].as_u64().unwrap_or(0);
+    let cost = cost(usage).map(|usd| format!("  {usd}")).unwrap_or_default();
     format!(
-        "{}  {}  {} tokens in, {} out",
+        "{}  {}  {} tokens in, {} out{cost}",
         text("runId"),
         ui::count(record["turns"].as_u64().unwrap_or(0), "model call"),
         tokens("input") + tokens("cacheRead") + tokens("cacheWrite"),
         tokens("output"),
     )
+}
+
+/// What a run cost, where that is known.
+pub(crate) fn cost(usage: &Value) -> Option<Usd> {
+    usage["costUsd"].as_f64().and_then(Usd::from_number)
 }

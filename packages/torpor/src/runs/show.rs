@@ -67,6 +67,9 @@ pub(super) fn record(record: &Value) {
         &format!("{} fresh, {} from cache, {} into cache", tokens("input"), tokens("cacheRead"), tokens("cacheWrite")),
     );
     ui::detail("tokens out", &tokens("output"));
+    if let Some(cost) = follow::cost(&record["usage"]) {
+        ui::detail("cost", &cost.to_string());
+    }
 
     let waiting = record["gates"].as_array().map(Vec::as_slice).unwrap_or_default();
     if !waiting.is_empty() {
