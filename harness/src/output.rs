@@ -202,8 +202,8 @@ mod tests {
         assert!(problem.contains("at `/result/total`"), "{problem}");
         assert_eq!(lenient.read(&json!({"total": 12})), Ok(json!({"total": 12})));
 
-        let nested =
-            Output::new(&json!({"properties": {"result": {"type": "integer"}}, "required": ["result"]})).unwrap();
+        let own = json!({"type": "object", "properties": {"result": {"type": "integer"}}, "required": ["result"]});
+        let nested = Output::new(&own).unwrap();
         assert_eq!(nested.read(&json!({"result": 5})), Ok(json!({"result": 5})));
         assert_eq!(nested.read(&json!({"result": {"result": 5}})), Ok(json!({"result": 5})));
     }
