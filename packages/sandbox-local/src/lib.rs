@@ -150,7 +150,9 @@ impl SandboxTransport for Local {
             // The daemon resolves links and decides; what is told apart without I/O is refused here.
             let below = |root: &PathBuf| Path::new(workspace).starts_with(root);
             if !Path::new(workspace).is_absolute() || !self.config.workspace_roots.iter().any(below) {
-                return Err(Error::Refused(format!("workspace `{workspace}` is not below an allowed root")));
+                return Err(Error::Refused(format!(
+                    "workspace `{workspace}` is not below a folder that TORPOR_WORKSPACE_ROOTS names"
+                )));
             }
         }
         if self.level == Level::Full {

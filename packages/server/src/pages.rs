@@ -107,6 +107,10 @@ pub(crate) fn data(entry: &Entry) -> Value {
     if let Value::Object(map) = &mut data {
         map.insert("position".into(), json!(entry.position));
         map.insert("at".into(), json!(entry.at.rfc3339()));
+        // In the store times are numbers; outside they are all written alike.
+        if let Body::GateRequested { expires_at: Some(end), .. } = &entry.body {
+            map.insert("expiresAt".into(), json!(end.rfc3339()));
+        }
     }
     data
 }
@@ -135,6 +139,7 @@ mod tests {
 
     use async_trait::async_trait;
     use futures::future::join_all;
+    use torpor_core::gate::Question;
     use torpor_core::log::{Append, AppendError, Opened};
     use torpor_core::{Epoch, Timestamp};
 
@@ -165,6 +170,22 @@ mod tests {
             let entry = |n| Entry { position: Position(n), at: Timestamp(0), epoch: Epoch(1), body: body() };
             Ok((from.0..3).map(entry).take(limit).collect())
         }
+    }
+
+    #[test]
+    fn times_are_written_as_everywhere_outside() {
+        let body = Body::GateRequested {
+            run: RunId::parse("run_1").unwrap(),
+            gate: 0,
+            tool_use: "use_1".into(),
+            question: Question { summary: "s".into(), proposed_action: "p".into(), call: None },
+            expires_at: Some(Timestamp(1_000)),
+        };
+        let shown = data(&Entry { position: Position(4), at: Timestamp(0), epoch: Epoch(1), body });
+        assert_eq!(
+            (&shown["at"], &shown["expiresAt"]),
+            (&json!("1970-01-01T00:00:00.000Z"), &json!("1970-01-01T00:00:01.000Z"))
+        );
     }
 
     #[tokio::test]
