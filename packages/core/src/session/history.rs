@@ -126,7 +126,7 @@ mod tests {
         assert_eq!(history.take(&stored(1, &started(&run))), Ok(None));
         let mark = Mark { position: Position(2), resume_from: Position(1), next_gate: 0 };
         assert_eq!(history.take(&stored(2, &checkpoint(1))), Ok(None), "it begins where it began");
-        let request = Body::ModelRequested { run: run.clone(), fingerprint: String::new(), estimate: 1 };
+        let request = Body::ModelRequested { run: run.clone(), fingerprint: String::new(), estimate: 1, cost: None };
         history.take(&stored(3, &request)).unwrap();
         let moved = Mark { position: Position(4), resume_from: Position(3), ..mark };
         assert_eq!(history.take(&stored(4, &checkpoint(3))), Ok(Some(moved)));
