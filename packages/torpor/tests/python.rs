@@ -60,6 +60,8 @@ async fn the_description_holds_against_a_fuzzer() {
         .args(["--phases", "coverage,fuzzing", "--max-examples", "10", "--workers", "1", "--seed", "1"])
         // What a schema cannot say (a model that is not configured, a folder that is not shared) is refused all the same.
         .args(["--exclude-checks", "positive_data_acceptance"])
+        // Other names of routes that are here already, and a body that is lines of JSON, which it cannot write.
+        .args(["--exclude-deprecated", "--exclude-operation-id", "importSession"])
         // It must not end the key that it uses.
         .args(["--exclude-operation-id", "revokeKey", "--exclude-operation-id", "rotateKey"])
         .args(["--request-timeout", "20", "--suppress-health-check", "all", "--continue-on-failure", "--no-color"])

@@ -94,12 +94,13 @@ fn after(uri: &Uri, headers: &HeaderMap) -> Result<Position, Problem> {
         let expected = "must be the id of an event of this run: an integer of 0 or more";
         text.trim().parse().map(Position).map_err(|_| Problem::field(Code::RequestInvalid, name, expected))
     };
-    if let Some(last) = headers.get("last-event-id") {
-        return read("Last-Event-ID", last.to_str().unwrap_or("not text"));
-    }
-    match parameters(uri)?.iter().find(|(name, _)| name == "after") {
-        Some((_, value)) => read("after", value),
-        None => Ok(Position(0)),
+    let after = match parameters(uri)?.iter().find(|(name, _)| name == "after") {
+        Some((_, value)) => read("after", value)?,
+        None => Position(0),
+    };
+    match headers.get("last-event-id") {
+        Some(last) => read("Last-Event-ID", last.to_str().unwrap_or("not text")),
+        None => Ok(after),
     }
 }
 
