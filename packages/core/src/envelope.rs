@@ -20,9 +20,16 @@ mod webhook;
 use fields::Fields;
 pub use gates::{Verdict, parse_verdict};
 
-/// Fields of the contract that this version does not act on yet. They are refused by name: a field that is
-/// accepted and ignored would be a promise broken in silence.
-const NOT_YET: [&str; 6] = ["inputsRef", "resultRef", "repoUrl", "ref", "problemStatement", "env_key"];
+/// Fields of the contract that this version does not act on yet, and what does the same for now. They are refused by
+/// name: a field that is accepted and ignored would be a promise broken in silence.
+const NOT_YET: [(&str, &str); 6] = [
+    ("inputsRef", "put the work itself into the envelope, as `prompt` or `item`"),
+    ("resultRef", "the outcome is in the answer and at `GET /runs/{runId}`, and `webhook` is told of it"),
+    ("repoUrl", "check the repository out into a folder and name that with `workspaceRef`"),
+    ("ref", "check it out into a folder and name that with `workspaceRef`"),
+    ("problemStatement", "say it in `prompt`, with the code in the folder that `workspaceRef` names"),
+    ("env_key", "commands always get a clean environment; name a folder with `workspaceRef`"),
+];
 
 /// Most JSON that `metadata` may hold; it is part of every record, so it must stay small.
 const MAX_METADATA_BYTES: usize = 64 * 1024;
@@ -277,8 +284,8 @@ pub fn parse(body: Value) -> Result<Envelope, Invalid> {
     if metadata.as_ref().is_some_and(|m| m.to_string().len() > MAX_METADATA_BYTES) {
         f.problem("metadata", format!("must be at most {MAX_METADATA_BYTES} bytes of JSON"));
     }
-    for name in NOT_YET {
-        f.refuse(name, "is not supported by this version");
+    for (name, instead) in NOT_YET {
+        f.refuse(name, &format!("is not supported by this version: {instead}"));
     }
 
     if let Some(turns) = top_level_turns {
@@ -291,7 +298,11 @@ pub fn parse(body: Value) -> Result<Envelope, Invalid> {
         None => {}
         Some("converge") if item.is_some() || !f.is_clean() => {}
         Some("converge") => f.problem("item", "is required with `kind` \"converge\""),
-        Some("solve") => f.problem("kind", "\"solve\" is not supported by this version"),
+        Some("solve") => f.problem(
+            "kind",
+            "\"solve\" is not supported by this version: say the problem in `prompt`, with the code in the folder that \
+             `workspaceRef` names",
+        ),
         Some(_) => f.problem("kind", "must be \"converge\" (or absent)"),
     }
     let work = match (prompt, item) {

@@ -50,6 +50,11 @@ fn every_problem_is_named() {
             json!({"prompt": "x", "notBefore": "soon"}),
             "notBefore: must be an RFC 3339 time such as \"2027-01-31T08:00:00Z\", got \"soon\"",
         ),
+        (
+            json!({"prompt": "x", "repoUrl": "https://example.com/r.git"}),
+            "repoUrl: is not supported by this version: check the repository out into a folder and name that with \
+             `workspaceRef`",
+        ),
         (json!({"prompt": "x", "kind": "dance"}), "kind: must be \"converge\" (or absent)"),
         (json!({"item": {"item_id": "a", "file": "b"}}), "item.pattern: is required"),
         (json!({"prompt": "x", "webhook": "https://x"}), "webhook: must be an object, got \"https://x\""),

@@ -93,7 +93,10 @@ impl History {
             (Body::ModelRequested { .. } | Body::SummaryRequested { .. }, Some((_, spent))) => {
                 spent.turns = spent.turns.saturating_add(1);
             }
-            (Body::ModelAnswered { message, .. }, Some((_, spent))) => spent.usage += message.usage,
+            (Body::ModelAnswered { message, cost, .. }, Some((_, spent))) => {
+                spent.usage += message.usage;
+                spent.charge(*cost);
+            }
             _ => {}
         }
     }
