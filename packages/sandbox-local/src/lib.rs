@@ -118,7 +118,7 @@ impl Local {
     /// # Errors
     /// When the hands cannot be reached.
     pub async fn walls(&self) -> Result<String, Error> {
-        let hands = self.client.hands().await?;
+        let hands = self.client.hands().await.map_err(reached)?;
         Ok(format!("local, level {}, {}", hands.level, hands.limits))
     }
 
@@ -128,7 +128,7 @@ impl Local {
     /// As there.
     pub async fn open_session(&self, open: Open) -> Result<Session, Error> {
         self.workdir(&open.session, open.workspace.as_deref())?;
-        let found = self.client.hands().await?.level;
+        let found = self.client.hands().await.map_err(reached)?.level;
         if found != self.level.as_str() {
             // The working directory was told from the note: better no sandbox than another one than was promised.
             start::forget(&self.config);
@@ -139,7 +139,18 @@ impl Local {
         let roots = || self.config.workspace_roots.iter().filter_map(|r| r.to_str()).map(str::to_owned).collect();
         let workspace = open.workspace.map(|path| message::Workspace { path, roots: roots() });
         let open = message::Open { session: open.session.digest(), epoch: open.epoch, workspace };
-        Ok(self.client.open(open).await?)
+        self.client.open(open).await.map_err(reached)
+    }
+}
+
+/// Hands of another version are those of the build before, on this machine: they end once they are idle, and their
+/// successor knows from the journal what became of their calls. So a run waits for that, and does not fail.
+fn reached(e: torpor_exec_channel::Error) -> Error {
+    match e {
+        torpor_exec_channel::Error::Version(what) => {
+            Error::Busy(format!("the hands here are of another version and end when they are idle: {what}"))
+        }
+        other => other.into(),
     }
 }
 
@@ -173,11 +184,11 @@ impl SandboxTransport for Local {
 
     async fn forget(&self, session: &SessionKey, epoch: Epoch) -> Result<Forgotten, Error> {
         let session = session.digest();
-        Ok(self.client.forget(message::Forget { session, epoch }).await?)
+        self.client.forget(message::Forget { session, epoch }).await.map_err(reached)
     }
 
     async fn probe(&self) -> Result<String, Error> {
-        let hands = self.client.hands().await?;
+        let hands = self.client.hands().await.map_err(reached)?;
         let (level, limits, pid, incarnation) = (hands.level, hands.limits, hands.pid, hands.incarnation);
         let socket = self.config.state_dir.join(torpor_hands::socket::NAME);
         Ok(format!(

@@ -15,6 +15,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 use torpor_core::sandbox;
+use torpor_exec_channel::message::{Code, Refused};
 use torpor_exec_channel::{Dial, Error, Stream};
 use torpor_hands::{DAEMON_ARG, Level, PROBE_ARG, cli, socket};
 
@@ -79,7 +80,10 @@ async fn start(config: &Config) -> Result<(), Error> {
         }
         cli::ALREADY => Err(failed(cli::ALREADY.into())), // it is starting or ending: worth another try
         "" => Err(failed(format!("they said nothing; see {}", config.state_dir.join("hands.log").display()))),
-        why => Err(Error::Version(format!("the hands did not start: {why}"))),
+        why => {
+            let message = format!("the hands did not start: {why}");
+            Err(Error::Refused(Refused { code: Code::Failed, message, current: None }))
+        }
     }
 }
 

@@ -7,9 +7,13 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tokio::net::UnixListener;
 use torpor_core::message::ToolResult;
 use torpor_core::sandbox::{Call, Ended, Error, Identity, Open, Sandbox, SandboxTransport};
 use torpor_core::{CallId, Epoch, Position, SessionKey};
+use torpor_exec_channel::frame::Kind;
+use torpor_exec_channel::message::{Code, Hello, PROTOCOL, Refused, from_frame, to_frame};
+use torpor_exec_channel::wire::{Reader, Writer};
 use torpor_hands::Level;
 use torpor_sandbox_local::{Config, Local};
 
@@ -33,8 +37,10 @@ fn main() -> ExitCode {
         what_is_not_allowed_is_refused().await;
         other_workspaces_share_the_hands().await;
         other_settings_get_other_hands().await;
+        another_version_gets_other_hands().await;
+        a_run_waits_for_hands_of_another_version().await;
     });
-    println!("test result: ok. 6 passed");
+    println!("test result: ok. 8 passed");
     ExitCode::SUCCESS
 }
 
@@ -233,4 +239,52 @@ async fn other_settings_get_other_hands() {
         }
     };
     assert_ne!(next.identity().incarnation, us.incarnation);
+}
+
+/// Says hello as a brain of another build would; what it is refused with.
+async fn hello_of_another_version(dir: &Path) -> Refused {
+    let mut stream = torpor_hands::socket::connect(&config(dir).state_dir).await.unwrap();
+    let hello = Hello { protocol: PROTOCOL + 1, program: "torpor 99".into(), settings: None, hands: None };
+    let (read, write) = stream.split();
+    let (mut reader, mut writer) = (Reader::new(read), Writer::new(write));
+    writer.push(&to_frame(Kind::Hello, 0, &hello)).await.unwrap();
+    writer.flush().await.unwrap();
+    from_frame(&reader.next().await.unwrap().unwrap()).unwrap()
+}
+
+/// After an upgrade the hands of the build before are still there: they stay while they are of use, and then go.
+async fn another_version_gets_other_hands() {
+    let dir = tempfile::tempdir().unwrap();
+    // Not to be gone by themselves before they are asked.
+    let local = Local::new(Config { orphan: Duration::from_secs(60), ..config(dir.path()) }).unwrap();
+    let before = open(&local, 1).await;
+    let us = before.identity().clone();
+    let refused = hello_of_another_version(dir.path()).await;
+    assert!(refused.code == Code::Busy && refused.message.contains("are in use"), "{refused:?}");
+    assert_eq!(bash(&*before, 1, &us, "echo undisturbed").await, finished("undisturbed"));
+    drop((before, local));
+    while !hello_of_another_version(dir.path()).await.message.contains("make room") {}
+    let next = Local::new(config(dir.path())).unwrap();
+    assert_ne!(open(&next, 2).await.identity().incarnation, us.incarnation);
+}
+
+/// Hands that know no better refuse; that is no reason to fail a run.
+async fn a_run_waits_for_hands_of_another_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let program = std::env::current_exe().unwrap();
+    let local = Local::new(Config { allow: Level::Reduced, ..Config::new(state.clone(), program) }).unwrap();
+    let listener = UnixListener::bind(state.join(torpor_hands::socket::NAME)).unwrap();
+    let old = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let (read, write) = stream.split();
+        let (mut reader, mut writer) = (Reader::new(read), Writer::new(write));
+        reader.next().await.unwrap().unwrap();
+        let refused = Refused { code: Code::Version, message: "another channel".into(), current: None };
+        writer.push(&to_frame(Kind::Refused, 0, &refused)).await.unwrap();
+        writer.flush().await.unwrap();
+    };
+    let request = Open { session: key(), epoch: Epoch(1), workspace: None };
+    let (opened, ()) = tokio::join!(local.open(request), old);
+    assert!(matches!(&opened, Err(Error::Busy(why)) if why.contains("another version")), "{:?}", opened.err());
 }

@@ -9,7 +9,7 @@ use torpor_core::{Position, RunId, SessionKey, Timestamp, store};
 
 use crate::fault::Fault;
 use crate::outbox::{self, About};
-use crate::record::{self, lossy, number, parse_cursor, sql, text, unreadable};
+use crate::record::{self, MAX_PAGE_BYTES, lossy, number, parse_cursor, sql, text, unreadable};
 use crate::writer::Batch;
 
 /// Most gates on one page.
@@ -256,6 +256,14 @@ pub(crate) fn pending(conn: &Connection, run: &str) -> Result<Vec<Pending>, Faul
     Ok(found)
 }
 
+/// What the questions of a run's pending gates take, in bytes of JSON.
+pub(crate) fn pending_bytes(conn: &Connection, run: &str) -> Result<usize, Fault> {
+    let bytes: i64 = conn
+        .prepare_cached("SELECT ifnull(sum(octet_length(question)), 0) FROM gate WHERE run = ?1 AND state = 'pending'")?
+        .query_row([run], |r| r.get(0))?;
+    Ok(usize::try_from(bytes).unwrap_or(usize::MAX))
+}
+
 /// Reads `gate, question, requested_ms, expires_ms`.
 fn read(row: &Row<'_>) -> Result<Pending, Fault> {
     let expires: Option<i64> = row.get(3)?;
@@ -280,13 +288,14 @@ pub(crate) fn list(conn: &Connection, filter: &Filter) -> Result<Page, Fault> {
     )?;
     let mut rows = query.query(params![before, filter.tenant, run, filter.pending, sql(limit as u64 + 1)])?;
     let mut page = Page { gates: Vec::new(), next: None };
-    let mut last = 0;
+    let (mut last, mut bytes) = (0, 0);
     while let Some(row) = rows.next()? {
-        if page.gates.len() == limit {
+        if page.gates.len() == limit || bytes >= MAX_PAGE_BYTES {
             page.next = Some(format!("{last:x}"));
             break;
         }
         last = row.get(4)?;
+        bytes += text(row, 1)?.len();
         let (id, tenant, session): (String, String, String) = (row.get(5)?, row.get(6)?, row.get(7)?);
         page.gates.push(Listed {
             run: RunId::parse(&id).ok_or_else(|| unreadable(format!("{id:?} is not a run id")))?,

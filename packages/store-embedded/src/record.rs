@@ -21,7 +21,7 @@ const MAX_PAGE: usize = 200;
 
 /// A page ends with the record that reaches this many bytes of JSON: what records hold is bounded one by one, and
 /// so are many.
-const MAX_PAGE_BYTES: usize = 4 * 1024 * 1024;
+pub(crate) const MAX_PAGE_BYTES: usize = 4 * 1024 * 1024;
 
 /// A page ends when it has left out so many records that cannot be read.
 const MAX_SKIPPED: usize = 1_000;
@@ -159,6 +159,9 @@ pub(crate) fn list(conn: &Connection, filter: &Filter) -> Result<Page, Fault> {
         match read(row).and_then(|record| whole(conn, record)) {
             Ok(record) => {
                 bytes += json_bytes(row)?;
+                if !record.gates.is_empty() {
+                    bytes += gates::pending_bytes(conn, record.run_id.as_str())?;
+                }
                 page.runs.push(record);
             }
             Err(fault) => {

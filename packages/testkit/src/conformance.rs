@@ -286,6 +286,7 @@ macro_rules! conformance {
             the_session_waits_behind_its_gate
             an_interrupt_goes_first
             gates_are_listed
+            pages_with_gates_end_before_they_grow_large
             a_repeated_gate_is_stored_once
         ]);
         $crate::conformance_cases!($fresh, outbox: [

@@ -87,8 +87,7 @@ where
         sessions.expected(theirs.settings.as_deref())
     } else {
         let (who, version) = (theirs.program, theirs.protocol);
-        let message = format!("{who} speaks exec channel {version}, {program} speaks {PROTOCOL}");
-        Err(Refused { code: Code::Version, message, current: None })
+        Err(sessions.other_version(format!("{who} speaks exec channel {version}, {program} speaks {PROTOCOL}")))
     };
     let answer = match &welcome {
         Ok(()) => {

@@ -94,18 +94,29 @@ impl Sessions {
     /// Whether a brain that expects these settings is in the right place. If not, and nobody else is here, the daemon
     /// makes room for one that has them.
     pub(super) fn expected(&self, settings: Option<&str>) -> Result<(), Refused> {
-        if settings.is_none_or(|s| s == self.asked) {
-            return Ok(());
+        if settings.is_none_or(|s| s == self.asked) { Ok(()) } else { Err(self.make_room("have other settings")) }
+    }
+
+    /// What a brain is told that speaks another version: after an upgrade it finds the hands of the build before. Those
+    /// that a brain starts make room; those that are there by themselves cannot be replaced from here.
+    pub(super) fn other_version(&self, what: String) -> Refused {
+        if self.shared.settings.exit_when_idle {
+            return self.make_room(&format!("are of another version ({what})"));
         }
+        Refused { code: Code::Version, message: what, current: None }
+    }
+
+    /// Leaves if nobody else is here, and says so.
+    fn make_room(&self, why: &str) -> Refused {
         let pid = std::process::id();
         let idle = !self.busy() && self.connections.load(Ordering::Relaxed) <= 1;
         let message = if idle && self.shared.settings.exit_when_idle {
             self.replaced.notify_one();
-            format!("the hands (pid {pid}) have other settings and make room")
+            format!("the hands (pid {pid}) {why} and make room")
         } else {
-            format!("the hands (pid {pid}) have other settings and are in use: wait until they are idle, or end them")
+            format!("the hands (pid {pid}) {why} and are in use: wait until they are idle, or end them")
         };
-        Err(Refused { code: Code::Busy, message, current: None })
+        Refused { code: Code::Busy, message, current: None }
     }
 
     /// Waits until this daemon is to make room for another one. Cancellation safe.

@@ -176,6 +176,30 @@ pub async fn an_abort_is_recognised_without_its_gate(f: Fixture) {
     assert!(matches!(decide(&f, run, None, Action::Approve).await, Decided::Conflict { gate: 0, .. }));
 }
 
+/// What is asked has no bound that a page could rely on, so pages of gates, and of runs that wait at them, end early.
+pub async fn pages_with_gates_end_before_they_grow_large(f: Fixture) {
+    for n in 0..8 {
+        let lease = f.running(&format!("s{n}")).await;
+        let mut body = gate(&lease, 0, None);
+        if let Body::GateRequested { question, .. } = &mut body {
+            question.summary = "x".repeat(2 << 20);
+        }
+        f.append(&lease, 0, vec![body]).await.unwrap();
+    }
+    let (mut sizes, mut cursor) = (Vec::new(), None);
+    loop {
+        let page = f.gates.gates(&Filter { limit: 200, cursor, ..Filter::default() }).await.unwrap();
+        sizes.push(page.gates.len());
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert!(sizes.iter().all(|n| (1..6).contains(n)) && sizes.iter().sum::<usize>() == 8, "{sizes:?}");
+    let runs = f.runs.list(&torpor_core::run::Filter { limit: 200, ..Default::default() }).await.unwrap();
+    assert!((1..6).contains(&runs.runs.len()) && runs.next.is_some(), "{} paused runs on a page", runs.runs.len());
+}
+
 /// Gates go with the record of their run; their numbers do not come again.
 pub async fn gates_go_with_their_record(f: Fixture) {
     let lease = parked(&f, 1).await;
