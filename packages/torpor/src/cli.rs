@@ -21,7 +21,7 @@ struct Cli {
 }
 
 const AFTER: &str = "\
-Every command has examples: `torpor help COMMAND`. People get tables, colours and progress on a terminal (NO_COLOR turns
+Every command has examples: `torpor help COMMAND`. People get tables, colours and progress on a terminal (NO_COLOR turns \
 colours off); machines get --json on standard output. What is said besides goes to standard error.
 
 Exit codes:
@@ -49,7 +49,7 @@ enum Command {
     Runs(runs::Arguments),
     /// List what waits for a verdict, and approve, reject or abort it
     Gates(gates::Arguments),
-    /// Show what sessions hold
+    /// List, show, fork, export, import and delete sessions
     Sessions(sessions::Arguments),
     /// Make, list, rotate and end API keys
     Keys(keys::Arguments),
@@ -96,7 +96,7 @@ impl Sources {
 
 #[derive(Args)]
 #[command(after_help = "\
-Settings are flags over environment over the file that --config names. Ctrl-C or SIGTERM hands back what is under way,
+Settings are flags over environment over the file that --config names. Ctrl-C or SIGTERM hands back what is under way, \
 in good order; a second one stops at once. Either way nothing is lost.
 
 Examples:

@@ -15,6 +15,7 @@ use crate::runtime;
 
 pub(crate) mod events;
 mod problem;
+mod transfer;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Above the server's own bound for synchronous calls.

@@ -26,7 +26,7 @@ const LOOK: Duration = Duration::from_millis(10);
 
 #[derive(Args)]
 #[command(after_help = "\
-It takes a few seconds, needs no credential, and leaves everything it made in one folder to look at. With
+It takes a few seconds, needs no credential, and leaves everything it made in one folder to look at. With \
 ANTHROPIC_API_KEY in the environment the real model is used.
 
 Examples:

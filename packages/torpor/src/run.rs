@@ -28,13 +28,13 @@ const QUIET: &str = "warn";
 
 #[derive(Args)]
 #[command(after_help = "\
-The answer is printed on standard output. On a terminal you see on standard error what happens meanwhile; when the run
+The answer is printed on standard output. On a terminal you see on standard error what happens meanwhile; when the run \
 waits for a verdict you are shown the exact call and asked.
 
-Ctrl-C stops the following, not the run: with a server it goes on there; without one it is kept, and goes on at the next
+Ctrl-C stops the following, not the run: with a server it goes on there; without one it is kept, and goes on at the next \
 `torpor serve` or `torpor run`. `torpor runs cancel` ends a run.
 
-Exit codes: 0 the run ended well; 1 it did not; 3 it waits for a verdict; 130 stopped by Ctrl-C; others as in
+Exit codes: 0 the run ended well; 1 it did not; 3 it waits for a verdict; 130 stopped by Ctrl-C; others as in \
 `torpor help`.
 
 Examples:

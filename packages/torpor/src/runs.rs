@@ -67,10 +67,10 @@ Examples:
     },
     /// Follow a run live, from its beginning to its end
     #[command(after_help = "\
-On a terminal you see the model's words, every tool call and what else happens; at a gate you are asked. A server that
+On a terminal you see the model's words, every tool call and what else happens; at a gate you are asked. A server that \
 restarts meanwhile is found again, and nothing is shown twice. Ctrl-C stops the following, never the run.
 
-Exit codes: 0 the run ended well; 1 it did not; 3 it waits for a verdict; 130 stopped by Ctrl-C; others as in
+Exit codes: 0 the run ended well; 1 it did not; 3 it waits for a verdict; 130 stopped by Ctrl-C; others as in \
 `torpor help`.
 
 Examples:

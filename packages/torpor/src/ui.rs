@@ -1,7 +1,7 @@
 //! How commands talk to people: colours only on a terminal, tables, one line of progress, and foreign text made
 //! harmless. Must not know: what is talked about.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{BufRead as _, IsTerminal as _, Read as _, Write as _};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -23,6 +23,9 @@ pub(crate) fn print(line: std::fmt::Arguments<'_>) {
 
 /// Exit code of a command whose reader has gone: what shells show for SIGPIPE.
 const NOBODY_READS: i32 = 141;
+
+/// Longest answer that is read, in bytes.
+const MAX_ANSWER: u64 = 1_024;
 
 /// Width that is assumed where there is no terminal to ask.
 const USUAL_WIDTH: usize = 100;
@@ -160,9 +163,23 @@ pub(crate) fn seconds(time: Duration) -> String {
     if time.as_secs() < 120 { format!("{} s", time.as_secs()) } else { span(time) }
 }
 
+/// `2027-01-31 08:00:00Z`: seconds are enough in a list.
+pub(crate) fn short_time(time: &str) -> String {
+    let seconds = time.split_once('.').map_or(time, |(seconds, _)| seconds);
+    format!("{}Z", seconds.trim_end_matches('Z').replacen('T', " ", 1))
+}
+
 /// A number with its noun: `1 run`, `2 runs`.
 pub(crate) fn count(n: u64, noun: &str) -> String {
     if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+}
+
+/// Whether a person who is there says yes to something that cannot be undone.
+pub(crate) fn confirm(question: &str) -> std::io::Result<bool> {
+    eprint!("{} [y/N] ", harmless(question));
+    let mut line = String::new();
+    std::io::stdin().lock().take(MAX_ANSWER).read_line(&mut line)?;
+    Ok(matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
 /// How wide a line on standard error may be.

@@ -35,6 +35,11 @@ fn next(code: &str, answer: &Answer) -> Option<String> {
         "forbidden" => "Use a key with the scope that is named; `torpor keys create NAME --scope …` makes one.",
         "run_not_found" => "`torpor runs list` shows the runs that there are.",
         "session_not_found" => "`torpor sessions list` shows the sessions that there are.",
+        "session_busy" => {
+            return answer.body["runId"]
+                .as_str()
+                .map(|run| format!("`torpor runs follow|cancel {run}` waits for it, or ends it."));
+        }
         "gate_not_found" => "`torpor gates list --status all` shows the gates that there are.",
         "gate_pending" => "`torpor gates list` shows what waits; `torpor gates approve|reject RUN` answers it.",
         "gate_conflict" => "`torpor gates list --status decided` shows what was decided.",

@@ -13,15 +13,9 @@ const MAX_WORDS: usize = 20_000;
 pub(super) fn cell(run: &Value, field: &str) -> String {
     match field {
         "took" => took(run).map(ui::span).unwrap_or_default(),
-        "createdAt" => short(run["createdAt"].as_str().unwrap_or_default()),
+        "createdAt" => ui::short_time(run["createdAt"].as_str().unwrap_or_default()),
         _ => run[field].as_str().unwrap_or_default().to_owned(),
     }
-}
-
-/// `2027-01-31 08:00:00Z`: seconds are enough in a list.
-fn short(time: &str) -> String {
-    let seconds = time.split_once('.').map_or(time, |(seconds, _)| seconds);
-    format!("{}Z", seconds.trim_end_matches('Z').replacen('T', " ", 1))
 }
 
 fn time(record: &Value, field: &str) -> Option<Timestamp> {
