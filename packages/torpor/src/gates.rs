@@ -117,7 +117,8 @@ impl Verdict {
     /// The server's answer: the record, and what was `decided`.
     pub(crate) async fn give(&self, client: &Client, run: &str, gate: Option<u64>) -> Result<Value, Error> {
         let words = [("feedback", &self.feedback), ("approver", &self.approver)];
-        let given = words.into_iter().filter_map(|(name, text)| Some((name.to_owned(), json!(text.as_ref()?))));
+        let said = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
+        let given = words.into_iter().filter_map(|(name, text)| Some((name.to_owned(), json!(said(text)?))));
         let mut body: Map<String, Value> = given.collect();
         if let Some(gate) = gate {
             body.insert("gateId".into(), json!(gate));

@@ -164,7 +164,11 @@ async fn ask(args: &Arguments) -> Result<Exit, Error> {
             }
             Ok(Exit::Success)
         }
-        What::Follow { run, live } => accompany(&client, checked(run)?, live.mode(json)).await,
+        What::Follow { run, live } => {
+            // What cannot be reached now is not waited for; only what goes away later is.
+            client.get(&path(&["runs", checked(run)?], &[])).await?.success()?;
+            accompany(&client, run, live.mode(json)).await
+        }
         What::Cancel { run } => {
             let record = client.post(&path(&["runs", checked(run)?, "cancel"], &[]), &json!({})).await?.success()?;
             if json {

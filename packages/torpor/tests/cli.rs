@@ -69,7 +69,7 @@ async fn every_command_has_json_for_machines_and_words_for_people() {
 
     for (args, wants) in [
         (&["runs", "list"][..], &["RUN", "done", "a/b c"][..]),
-        (&["runs", "show", &run], &["Times", "after", "Usage", "Answer", "done"]),
+        (&["runs", "show", &run], &["Times", "after", "Usage", "cost         $", "Answer", "done"]),
         (&["gates", "list"], &[]),
         (&["gates", "list", "--status", "decided"], &["echo one >> tally", "approve"]),
         (&["gates", "show", &waiting], &["waits for nobody"]),
@@ -201,6 +201,7 @@ async fn what_goes_wrong_is_said_on_standard_error_with_its_code_and_what_to_do(
         (&["gates", "list", "--run", "a b"], 64, "must be a run id"),
         (&["runs", "list", "--url", "localhost"], 64, "expected http://"),
         (&["runs", "list", "--url", "http://127.0.0.1:1"], 69, "is `torpor serve` running there?"),
+        (&["runs", "follow", "run_1", "--url", "http://127.0.0.1:1"], 69, "cannot reach"),
         (&["completions", "tcsh"], 64, "possible values"),
         (&["gates"], 64, "Usage"),
         (&["run", "x", "--quiet", "--events"], 64, "cannot be used with"),
