@@ -13,7 +13,7 @@ const MAX_PAGE: u32 = 200;
 /// How much of a list is wanted.
 #[derive(Args)]
 pub(crate) struct Pages {
-    /// At most so many, or with --all so many at a time
+    /// At most so many; see --all
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_PAGE)))]
     limit: u32,
     /// Go on where an earlier page ended: its `nextCursor`
