@@ -1,7 +1,7 @@
 //! How a run comes to its end by what its model did: a verdict, a result, or an answer without calls.
 //!
 //! Owns: what an answer without calls means, how often a result may be tried, and the one reminder that a result is due.
-//! All of it is decided from the log. Must not know: limits, stops and faults, which end runs elsewhere.
+//! All of it is decided from the log. Must not know: which limits there are; stops and faults, which end runs elsewhere.
 
 use torpor_core::entry::ToolEnding;
 use torpor_core::envelope::Work;
@@ -58,7 +58,7 @@ impl Leaf<'_> {
         match state.last_answer() {
             None => Finish::Not,
             Some(answer) if matches!(self.output, Ok(Some(_))) => self.without_result(answer),
-            Some(answer) => Finish::End(self.conclude(answer)),
+            Some(answer) => Finish::End(self.spent_beyond(1).unwrap_or_else(|| self.conclude(answer))),
         }
     }
 

@@ -350,37 +350,45 @@ impl<'a> Leaf<'a> {
     /// Checked before every model call and every tool call.
     pub(crate) fn over_budget(&self) -> Option<Outcome> {
         let (spent, budget) = (&self.state().spent, &self.budget);
-        let tokens = spent.usage.total();
-        let cost = spent.priced.unwrap_or_default();
-        let spent_so_far = || {
-            let cost = spent.cost().map(|cost| format!(", {cost}")).unwrap_or_default();
-            format!("spent: {} model calls, {tokens} tokens{cost}", spent.turns)
-        };
         let calling_model = self.state().open.is_empty();
         if let Some(max) = budget.max_turns.filter(|max| calling_model && spent.turns >= *max) {
-            return Some(Outcome::failed(
-                FailReason::Budget,
-                format!("limit of {max} model calls reached; {}", spent_so_far()),
-            ));
+            return Some(self.reached(format_args!("{max} model calls")));
         }
         // Reaching the limit exactly still lets the calls of the last answer run; the next model call does not.
-        if let Some(max) = budget.max_tokens.filter(|max| tokens > *max || (calling_model && tokens == *max)) {
-            return Some(Outcome::failed(
-                FailReason::Budget,
-                format!("limit of {max} tokens reached; {}", spent_so_far()),
-            ));
-        }
-        if let Some(max) = budget.max_cost.filter(|max| cost > *max || (calling_model && cost == *max)) {
-            return Some(Outcome::failed(FailReason::Budget, format!("limit of {max} reached; {}", spent_so_far())));
+        if let Some(outcome) = self.spent_beyond(u64::from(!calling_model)) {
+            return Some(outcome);
         }
         if let Some(max) = budget.max_cost.filter(|_| spent.unpriced > 0) {
             let unknown = format!("nobody can say what {} of its model calls cost", spent.unpriced);
             return Some(Outcome::failed(
                 FailReason::Budget,
-                format!("limit of {max} cannot be kept: {unknown}; {}", spent_so_far()),
+                format!("limit of {max} cannot be kept: {unknown}; {}", self.spent_so_far()),
             ));
         }
         self.time_left().filter(Duration::is_zero).map(|_| self.timed_out())
+    }
+
+    /// Whether more was spent than the run may. What took it there is paid for, and comes to nothing: its calls do not
+    /// run, and an answer does not count. `least` is how much above a limit counts: 0 is reaching it.
+    pub(crate) fn spent_beyond(&self, least: u64) -> Option<Outcome> {
+        let (spent, budget) = (&self.state().spent, &self.budget);
+        let beyond = |is: u64, max: u64| is.checked_sub(max).is_some_and(|over| over >= least);
+        let tokens = spent.usage.total();
+        if let Some(max) = budget.max_tokens.filter(|max| beyond(tokens, *max)) {
+            return Some(self.reached(format_args!("{max} tokens")));
+        }
+        let cost = spent.priced.unwrap_or_default();
+        budget.max_cost.filter(|max| beyond(cost.0, max.0)).map(|max| self.reached(format_args!("{max}")))
+    }
+
+    fn reached(&self, limit: std::fmt::Arguments<'_>) -> Outcome {
+        Outcome::failed(FailReason::Budget, format!("limit of {limit} reached; {}", self.spent_so_far()))
+    }
+
+    fn spent_so_far(&self) -> String {
+        let spent = &self.state().spent;
+        let cost = spent.cost().map(|cost| format!(", {cost}")).unwrap_or_default();
+        format!("spent: {} model calls, {} tokens{cost}", spent.turns, spent.usage.total())
     }
 
     fn timed_out(&self) -> Outcome {

@@ -93,6 +93,8 @@ async fn the_limit_is_hard_and_says_what_was_spent() {
     }
     let enough = priced(rig(vec![Ok(says("done"))]), prices(1));
     assert_eq!(enough.go(limited(CALL)).await.status, Status::Done);
+    let too_little = priced(rig(vec![Ok(says("done"))]), prices(1));
+    assert_eq!(too_little.go(limited(CALL - 1)).await.status, Status::Failed, "an answer that cost too much is none");
 }
 
 #[tokio::test]

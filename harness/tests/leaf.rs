@@ -149,6 +149,12 @@ async fn budgets_are_hard_and_say_what_was_spent() {
     let record = tokens.go(with_budget(Budget { max_tokens: Some(40), ..Budget::default() })).await;
     assert_eq!(failed(&record).0, FailReason::Budget);
     assert_eq!(tokens.hands.ran().len(), 2, "the calls of the answer that went over were not run");
+
+    for (max, want) in [(15, Status::Done), (14, Status::Failed)] {
+        let rig = rig(vec![Ok(says("a long answer"))]);
+        let record = rig.go(with_budget(Budget { max_tokens: Some(max), ..Budget::default() })).await;
+        assert_eq!(record.status, want, "an answer of 15 tokens where {max} are allowed");
+    }
 }
 
 #[tokio::test]
