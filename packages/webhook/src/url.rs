@@ -34,7 +34,9 @@ pub(crate) fn check(text: &str, allow: &Allow) -> Result<Url, String> {
     }
     let named = allow.names(host);
     if url.scheme() == "http" && !named {
-        return Err("must begin with https://; http is for hosts that the operator allows".to_owned());
+        return Err(
+            "must begin with https://; http is for hosts that the operator allows (TORPOR_WEBHOOK_ALLOW)".to_owned()
+        );
     }
     let port = url.port_or_known_default().unwrap_or_default();
     if port != HTTPS_PORT && port < FIRST_FREE_PORT && !named {
@@ -43,7 +45,10 @@ pub(crate) fn check(text: &str, allow: &Allow) -> Result<Url, String> {
     if let Some(ip) = literal(&url)
         && !allow.permits(host, ip)
     {
-        return Err("must not name a private or special address".to_owned());
+        return Err(
+            "must not name a private or special address that the operator does not allow (TORPOR_WEBHOOK_ALLOW)"
+                .to_owned(),
+        );
     }
     Ok(url)
 }
