@@ -120,6 +120,15 @@ pub struct Wishes {
     pub webhook: Option<Target>,
 }
 
+impl Wishes {
+    /// What goes along into another session: not a folder, which two sessions would then write to, and not an address,
+    /// which is told of runs that it asked for and is shown to nobody.
+    #[must_use]
+    pub fn carried(self) -> Self {
+        Self { workspace_ref: None, webhook: None, ..self }
+    }
+}
+
 impl Spec {
     /// What further runs of the session keep of this one.
     #[must_use]

@@ -209,8 +209,8 @@ pub trait Importer: Send {
 ///
 /// Promises, each a case of the conformance suite:
 /// - A fork has the entries of its origin up to the position, at the same positions, and what would be kept beside a
-///   log of just these: where resume begins, the number of the next gate. It inherits what further runs inherit, but
-///   not a workspace that was given. It lives on its own: what either writes, the other never sees. Any position from 1
+///   log of just these: where resume begins, the number of the next gate. It inherits what further runs inherit, as
+///   far as that is carried ([`Wishes::carried`]). It lives on its own: what either writes, the other never sees. Any position from 1
 ///   to the head can be forked, whatever the origin is doing.
 /// - A removal is one atomic step: the session, its runs, gates, dead letters and idempotency keys are gone, and so is
 ///   every entry that no other session shares. Shared entries stay readable in the forks, and go with the last of

@@ -84,14 +84,14 @@ pub(crate) fn wishes(conn: &Connection, key: &SessionKey) -> Result<Option<Wishe
     origin.wishes.map_or_else(|| Ok(Some(Wishes::default())), |text| parse(key, &text).map(Some))
 }
 
-/// What goes with a history: everything but a workspace, which two sessions must not share unknowingly.
+/// What goes with a history.
 fn carried(key: &SessionKey, wishes: Option<&str>) -> Result<Option<String>, Fault> {
     wishes.map_or(Ok(None), |text| encode(parse(key, text)?))
 }
 
 /// Wishes as a session that was not made by a run keeps them.
 pub(crate) fn encode(wishes: Wishes) -> Result<Option<String>, Fault> {
-    let wishes = Wishes { workspace_ref: None, ..wishes };
+    let wishes = wishes.carried();
     let text = (wishes != Wishes::default()).then(|| serde_json::to_string(&wishes)).transpose();
     Ok(text.map_err(|e| store::Error::Failed(e.to_string()))?)
 }

@@ -15,10 +15,11 @@ use torpor_core::key::KeyStore as _;
 use torpor_core::log::{AppendError, SessionLog};
 use torpor_core::queue::{Cancelled, Enqueued, Lease, WorkQueue as _};
 use torpor_core::run::RunStore as _;
-use torpor_core::{Position, store};
+use torpor_core::session::{Fork, Forked, SessionStore as _};
+use torpor_core::{Position, Timestamp, store};
 use torpor_store_embedded::{Options, Store, holder};
 use torpor_testkit::clock::ManualClock;
-use torpor_testkit::sample::{checkpoint, claimed, created, first, first_claimed, further, keyed, note, write};
+use torpor_testkit::sample::{checkpoint, claimed, created, first, first_claimed, further, key, keyed, note, write};
 
 fn open(dir: &Path) -> Result<Store, store::Error> {
     Store::open(dir, Options { clock: Arc::new(ManualClock::default()), ..Options::default() })
@@ -253,6 +254,34 @@ async fn the_layouts_before_this_one_are_upgraded() {
         assert!(store.keys(None).await.unwrap().unwrap().keys.is_empty());
     }
 }
+
+/// Forks find the checkpoints of a file that is older than forks, and its sessions know when they were made.
+#[tokio::test]
+async fn sessions_of_an_older_layout_can_be_forked() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    let lease = running(&store, "s").await;
+    store.append(write(&lease, 0, vec![note(&lease), checkpoint(2), note(&lease)])).await.unwrap();
+    drop(store);
+    let db = database(dir.path());
+    db.execute("UPDATE entry SET body = 'damaged' WHERE position = 1", []).unwrap();
+    db.execute_batch(UNDO_4).unwrap();
+    drop(db);
+    let store = open(dir.path()).unwrap();
+    let it = store.session(lease.session()).await.unwrap().unwrap();
+    assert_eq!((it.created_at, it.updated_at, it.head), (Timestamp(AT), Timestamp(AT), Position(3)));
+    for (position, resume_from) in [(1, 1), (2, 2), (3, 2)] {
+        let fork = Fork { from: key("s"), position: Position(position), into: key(&position.to_string()) };
+        assert_eq!(store.fork(&fork).await.unwrap(), Forked::Created);
+        let db = database(dir.path());
+        let query = "SELECT resume_from FROM session WHERE session = ?1";
+        let found: i64 = db.query_row(query, [position.to_string()], |r| r.get(0)).unwrap();
+        assert_eq!(found, resume_from, "forked at {position}");
+    }
+}
+
+/// When the entries of samples are written.
+const AT: u64 = 1_790_000_000_000;
 
 #[test]
 fn a_damaged_file_is_named() {

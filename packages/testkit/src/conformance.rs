@@ -331,7 +331,7 @@ macro_rules! conformance {
             a_fork_resumes_where_its_own_history_says
             forks_are_refused_by_reason
             histories_have_so_many_parts_and_no_more
-            a_fork_inherits_everything_but_a_workspace
+            a_fork_inherits_what_is_carried
             a_removal_takes_everything
             a_busy_session_stays
             what_forks_share_goes_with_the_last_of_them

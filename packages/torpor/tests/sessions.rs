@@ -245,3 +245,24 @@ async fn a_crash_in_an_import_leaves_nothing() {
     assert_eq!(world.sqlite("SELECT count(*) FROM entry"), before);
     assert_eq!(server.get("/sessions/i").await.status, 404);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queues_and_sessions_are_bounded() {
+    let mut world = World::new().await;
+    world.env("TORPOR_MAX_QUEUED", "1");
+    world.env("TORPOR_SESSION_TTL_SECONDS", "1");
+    let server = world.serve().await;
+    let held = json!({"sessionId": "held", "prompt": "[[s:hold=it]]"});
+    let run = server.submit(held.clone()).await;
+    for path in ["/runs", "/turn"] {
+        let full = server.post(path, &json!({"prompt": "hi"})).await;
+        assert_eq!((full.status, full.body["code"].as_str()), (503, Some("unavailable")), "{}", full.body);
+        assert!(full.headers.contains_key("retry-after"));
+    }
+    assert_eq!(server.submit(held).await, run, "what was accepted is recognised");
+    assert_eq!(server.get("/sessions/held").await.body["busy"], true, "what runs is not idle");
+    world.model.release("it");
+    assert_eq!(server.ended(&run).await["status"], json!("done"));
+    until("the idle session to go", async || (server.get("/sessions/held").await.status == 404).then_some(())).await;
+    until("room", async || (server.post("/turn", &json!({"prompt": "hi"})).await.status == 200).then_some(())).await;
+}

@@ -34,6 +34,16 @@ async fn files_that_are_no_session_are_refused_by_line() {
         (whole[..whole.len() - 5].into(), 400, "import_invalid", "line 2: "),
         (format!("{whole}{first}\n"), 400, "import_invalid", "line 3: nothing may follow"),
         (whole.replace("\"s\"", "\"t\""), 400, "import_invalid", "the file was changed"),
+        (first.replace("\"s\"", "\"s\",\"sessionId\":\"s\""), 400, "import_invalid", "line 1: "),
+        (
+            format!(
+                "{first}\n{{\"entry\":{{\"position\":1,\"atMs\":1,\"epoch\":1,\"schema\":2,\"body\":[{}1]}}}}\n",
+                "1,".repeat(100_000)
+            ),
+            400,
+            "import_invalid",
+            "line 2: it holds more than 100000 values",
+        ),
         ("x".repeat(17 << 20), 400, "import_invalid", "line 1 is longer than 16777216 bytes"),
     ] {
         let answer = call(&app, Method::POST, "/sessions/import", &[], body.clone()).await;

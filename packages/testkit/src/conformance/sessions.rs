@@ -8,6 +8,7 @@ use torpor_core::queue::{Enqueued, Expects, Lease, NewRun};
 use torpor_core::session::{
     Filter, Fork, Forked, Import, ImportError, MAX_HISTORY_PARTS, Origin, Removal, Removed, Stored, Summary, ToForget,
 };
+use torpor_core::webhook::Target;
 use torpor_core::{Epoch, Position, SessionKey, Timestamp};
 
 use super::Fixture;
@@ -213,8 +214,8 @@ pub async fn histories_have_so_many_parts_and_no_more(f: Fixture) {
     assert_eq!(f.fork(&last, 1, "shallow").await, Forked::Created, "it is the history that counts");
 }
 
-/// A fork takes model, tools, approvals and budget along, and no workspace: two sessions would write into one.
-pub async fn a_fork_inherits_everything_but_a_workspace(f: Fixture) {
+/// A fork takes model, tools, approvals and budget along, and neither a workspace nor whom to tell.
+pub async fn a_fork_inherits_what_is_carried(f: Fixture) {
     let rule = Rule { tool: "bash".into(), pattern: None };
     let spec = Spec {
         model: Some("m".into()),
@@ -222,6 +223,7 @@ pub async fn a_fork_inherits_everything_but_a_workspace(f: Fixture) {
         approvals: vec![rule.clone()],
         budget: Budget { max_turns: Some(3), ..Budget::default() },
         workspace_ref: Some("/project".into()),
+        webhook: Some(Target { url: "https://example.com/".into(), secret_ref: None }),
         ..Spec::prompt("p")
     };
     let lease = claimed(f.enqueue(NewRun { spec, ..first_claimed("s") }).await);
@@ -232,7 +234,7 @@ pub async fn a_fork_inherits_everything_but_a_workspace(f: Fixture) {
         (spec.model.as_deref(), spec.tools, spec.budget.max_turns),
         (Some("m"), Some(vec!["bash".into()]), Some(3))
     );
-    assert_eq!((spec.approvals, spec.workspace_ref), (vec![rule], None));
+    assert_eq!((spec.approvals, spec.workspace_ref, spec.webhook), (vec![rule], None, None));
     let wishes = f.sessions.wishes(&key("s")).await.unwrap().unwrap();
     assert_eq!(wishes.workspace_ref.as_deref(), Some("/project"));
     assert_eq!(f.sessions.wishes(&key("nobody")).await.unwrap(), None);

@@ -67,9 +67,8 @@ impl Stream {
         let Some(writer) = &mut self.writer else { return Ok(None) };
         if let Some(wishes) = self.wishes.take() {
             let session_id = self.of.session.session().to_owned();
-            // A folder of this machine says nothing elsewhere.
-            let wishes = Wishes { workspace_ref: None, ..wishes };
-            let first = writer.first(About { session_id, created_at: self.of.created_at, wishes });
+            let about = About { session_id, created_at: self.of.created_at, wishes: wishes.carried() };
+            let first = writer.first(about);
             return Ok(Some(first.map_err(|e| e.to_string())?.into()));
         }
         if self.sent >= self.of.head {

@@ -21,6 +21,7 @@ use super::forgetting;
 use super::lines::{Read, Reader};
 use crate::answer;
 use crate::auth::Caller;
+use crate::json;
 use crate::phase::Phase;
 use crate::problem::Problem;
 use crate::routes::query::parameters;
@@ -70,12 +71,16 @@ async fn receive(shared: &Shared, session: &SessionKey, mut lines: Lines<'_>) ->
     let mut importer: Option<Box<dyn Importer>> = None;
     let (mut page, mut bytes): (Vec<Stored>, _) = (Vec::new(), 0);
     while let Some(line) = lines.next(reader.lines() + 1).await? {
+        if importer.is_none() {
+            bounded(1, &line)?;
+        }
         match (reader.line(&line).map_err(|why| wrong(&why))?, &mut importer) {
             (Read::Session(about), _) => {
                 let import = Import { session: session.clone(), created_at: about.created_at, wishes: about.wishes };
                 importer = Some(shared.app.sessions.import(import).await.map_err(refused)?);
             }
             (Read::Entry(entry), Some(importer)) => {
+                bounded(reader.lines(), entry.body.as_bytes())?;
                 bytes += entry.body.len();
                 page.push(entry);
                 if page.len() >= PAGE || bytes >= PAGE_BYTES {
@@ -95,6 +100,11 @@ async fn receive(shared: &Shared, session: &SessionKey, mut lines: Lines<'_>) ->
         }
         _ => Err(wrong(&format!("the file is cut off after line {}: its last line must be `end`", reader.lines()))),
     }
+}
+
+/// Refuses JSON that would take many times its memory, before anybody makes values of it.
+fn bounded(line: u64, text: &[u8]) -> Result<(), Problem> {
+    json::parse(text).map(drop).map_err(|e| wrong(&format!("line {line}: {e}")))
 }
 
 /// Whose and which the new session is to be.
