@@ -187,6 +187,15 @@ fn make_folders(setup: &Setup) -> io::Result<()> {
     Ok(())
 }
 
+/// Looks again and again, with pauses. Never comes back.
+async fn repeatedly<F: Future<Output = ()>>(look: impl Fn() -> F) {
+    loop {
+        let begun = Instant::now();
+        look().await;
+        tokio::time::sleep(WATCH_PAUSE.max(begun.elapsed() * WATCH_SHARE)).await;
+    }
+}
+
 async fn serve(listener: &UnixListener, sessions: &Arc<Sessions>, settings: &Settings) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate()).map_err(io_error("signals"))?;
     let mut tick = interval(TICK.min(settings.orphan.max(Duration::from_millis(10))));
@@ -194,19 +203,16 @@ async fn serve(listener: &UnixListener, sessions: &Arc<Sessions>, settings: &Set
     let connections = sessions.connections();
     let mut idle_since = Instant::now();
     let mut sweep = None;
-    // Ends with this future; a look that is under way changes nothing by halves.
-    let watching = async {
-        loop {
-            let begun = Instant::now();
-            sessions.watch().await;
-            tokio::time::sleep(WATCH_PAUSE.max(begun.elapsed() * WATCH_SHARE)).await;
-        }
-    };
+    // Both end with this future; a look that is under way changes nothing by halves. Apart, because looking at folders may
+    // take long, and memory does not wait.
+    let memory = repeatedly(|| sessions.watch_memory());
+    let disk = repeatedly(|| sessions.watch_disk());
+    let watching = async { tokio::join!(memory, disk) };
     tokio::pin!(watching);
     loop {
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
-            () = &mut watching => {}
+            _ = &mut watching => {}
             () = sessions.replaced() => return Ok(()),
             _ = tick.tick() => {
                 // Aside: a domain that does not answer holds nobody up. One at a time.

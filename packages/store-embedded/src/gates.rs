@@ -134,7 +134,11 @@ fn settle(b: &mut Batch<'_>, run: &RunId, gate: u64, decision: &Decision) -> Res
             "SELECT s.id, r.id, s.head, s.epoch, s.tenant, s.session FROM run r JOIN session s ON s.id = r.session \
              WHERE r.run_id = ?1",
         )?
-        .query_row([run.as_str()], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, r.get(5)?)))?;
+        .query_row([run.as_str()], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, r.get(5)?)))
+        .optional()?
+        .ok_or_else(|| unreadable(format!("run {run} has no session")))?;
+    // Before anything is written: what cannot be read leaves no half of a verdict.
+    let key = SessionKey::new(&tenant, &id).map_err(|e| unreadable(format!("session: {e}")))?;
     let body = Body::GateDecided { run: run.clone(), gate, decision: decision.clone() };
     let body = entry::encode(&body)?;
     let body = String::from_utf8(body).map_err(|e| store::Error::Failed(e.to_string()))?;
@@ -170,7 +174,6 @@ fn settle(b: &mut Batch<'_>, run: &RunId, gate: u64, decision: &Decision) -> Res
         .prepare_cached("UPDATE run SET status = ?2, version = version + 1 WHERE id = ?1")?
         .execute(params![row, status.as_str()])?;
     let head = number_of(head).saturating_add(1);
-    let key = SessionKey::new(&tenant, &id).map_err(|e| unreadable(format!("session: {e}")))?;
     b.grown(&key, head);
     b.changed(run);
     Ok(Position(head))
@@ -180,7 +183,8 @@ fn number_of(n: i64) -> u64 {
     u64::try_from(n).unwrap_or(0)
 }
 
-/// Decides what nobody decided in time.
+/// Decides what nobody decided in time. A run that cannot be read holds up no other: it is offered to whoever claims,
+/// who sets it aside.
 pub(crate) fn expire(b: &mut Batch<'_>, now: u64) -> Result<(), Fault> {
     let due: Vec<(String, i64)> = b
         .conn
@@ -190,12 +194,25 @@ pub(crate) fn expire(b: &mut Batch<'_>, now: u64) -> Result<(), Fault> {
         .query_map(params![sql(now), MAX_EXPIRED], |r| Ok((lossy(r, 0)?.into_owned(), r.get(1)?)))?
         .collect::<Result<_, _>>()?;
     for (run, gate) in due {
-        let Some(run) = RunId::parse(&run) else {
-            close(b.conn, &run)?; // nobody could ever name it
-            continue;
+        let settled = match RunId::parse(&run) {
+            Some(run) => settle(b, &run, number_of(gate), &Decision::expiry()).map(drop).map_err(Fault::unreadable),
+            None => Err(Ok("its id is none".to_owned())),
         };
-        settle(b, &run, number_of(gate), &Decision::expiry())?;
-        tracing::info!(%run, gate, "a gate expired: its default verdict stands");
+        match settled {
+            Ok(()) => tracing::info!(run, gate, "a gate expired: its default verdict stands"),
+            Err(Ok(why)) => {
+                tracing::error!(run, gate, why, "a gate expired whose run cannot be read");
+                close(b.conn, &run)?;
+                b.conn
+                    .prepare_cached(
+                        "UPDATE queue SET state = 'ready', due_ms = 0 \
+                         WHERE state = 'paused' AND run = (SELECT id FROM run WHERE run_id = ?1)",
+                    )?
+                    .execute([&run])?;
+                b.ready();
+            }
+            Err(Err(fault)) => return Err(fault),
+        }
     }
     Ok(())
 }

@@ -16,10 +16,12 @@ use torpor_core::log::{AppendError, SessionLog};
 use torpor_core::queue::{Cancelled, Enqueued, Lease, WorkQueue as _};
 use torpor_core::run::RunStore as _;
 use torpor_core::session::{Fork, Forked, SessionStore as _};
-use torpor_core::{Position, Timestamp, store};
+use torpor_core::{Clock as _, Position, Timestamp, store};
 use torpor_store_embedded::{Options, Store, holder};
 use torpor_testkit::clock::ManualClock;
-use torpor_testkit::sample::{checkpoint, claimed, created, first, first_claimed, further, key, keyed, note, write};
+use torpor_testkit::sample::{
+    checkpoint, claimed, created, first, first_claimed, further, gate, key, keyed, note, write,
+};
 
 fn open(dir: &Path) -> Result<Store, store::Error> {
     Store::open(dir, Options { clock: Arc::new(ManualClock::default()), ..Options::default() })
@@ -381,4 +383,28 @@ async fn a_long_log_is_opened_by_its_tail() {
     let opened = SessionLog::open(&store, lease.session()).await.unwrap().unwrap();
     assert_eq!(opened.tail.len(), 2);
     assert!(store.get(&lease.record.run_id).await.unwrap().is_some());
+}
+
+/// A gate of a run that cannot be read expires like any other, and takes no claim with it.
+#[tokio::test]
+async fn a_gate_that_cannot_be_decided_holds_up_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::default());
+    let open = || Store::open(dir.path(), Options { clock: clock.clone(), ..Options::default() }).unwrap();
+    let mut runs = Vec::new();
+    let store = open();
+    for session in ["spoilt", "good"] {
+        let lease = running(&store, session).await;
+        let end = clock.now().after(Duration::from_secs(60));
+        store.append(write(&lease, 0, vec![gate(&lease, 0, Some(end))])).await.unwrap();
+        runs.push(lease.record.run_id);
+    }
+    drop(store);
+    database(dir.path()).execute("UPDATE session SET session = '' WHERE session = 'spoilt'", []).unwrap();
+    let store = open();
+    clock.advance(Duration::from_secs(61));
+    let leases = store.claim(&"w".into(), 10, Duration::ZERO).await.unwrap();
+    assert_eq!(leases.iter().map(|l| &l.record.run_id).collect::<Vec<_>>(), [&runs[1]]);
+    let letters = store.dead_letters(10).await.unwrap();
+    assert_eq!(letters.iter().map(|l| &l.run).collect::<Vec<_>>(), [&runs[0]], "it is set aside");
 }

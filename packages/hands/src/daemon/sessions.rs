@@ -171,27 +171,38 @@ impl Sessions {
         self.known.lock().await.retain(|_, s| Arc::strong_count(s) > 1 || s.rested() < FORGET_AFTER);
     }
 
-    /// Holds sessions to their limits.
-    pub(super) async fn watch(&self) {
+    /// Sessions that have a domain, with the process below which it is.
+    async fn at_work(&self) -> Vec<(Arc<Session>, i32)> {
         let all: Vec<_> = self.known.lock().await.values().cloned().collect();
-        let all: Vec<_> = all.into_iter().filter_map(|s| s.domain_process().map(|pid| (s, pid))).collect();
+        all.into_iter().filter_map(|s| s.domain_process().map(|pid| (s, pid))).collect()
+    }
+
+    /// Holds sessions to their limit on memory, unless the kernel does.
+    pub(super) async fn watch_memory(&self) {
+        if self.shared.groups.is_ok() {
+            return;
+        }
+        let all = self.at_work().await;
         if all.is_empty() {
             return;
         }
-        let mut held = vec![None; all.len()];
-        if self.shared.groups.is_err() {
-            let (roots, most) =
-                (all.iter().map(|(_, pid)| *pid).collect::<Vec<_>>(), self.shared.settings.limits.memory);
-            let look = move || {
-                let sum = |of: &Vec<(i32, u64)>| of.iter().map(|(_, bytes)| bytes).sum::<u64>();
-                // What processes share is counted once only where it matters: that takes long.
-                let exact = |of: Vec<(i32, u64)>| if sum(&of) > most { usage::memory(&of) } else { sum(&of) };
-                tree::resident(&roots).into_iter().map(|of| Some(exact(of))).collect()
-            };
-            held = tokio::task::spawn_blocking(look).await.unwrap_or(held);
+        let (roots, most) = (all.iter().map(|(_, pid)| *pid).collect::<Vec<_>>(), self.shared.settings.limits.memory);
+        let look = move || -> Vec<u64> {
+            let sum = |of: &Vec<(i32, u64)>| of.iter().map(|(_, bytes)| bytes).sum::<u64>();
+            // What processes share is counted once only where it matters: that takes long.
+            let exact = |of: Vec<(i32, u64)>| if sum(&of) > most { usage::memory(&of) } else { sum(&of) };
+            tree::resident(&roots).into_iter().map(exact).collect()
+        };
+        let held = tokio::task::spawn_blocking(look).await.unwrap_or_default();
+        for ((session, _), held) in all.iter().zip(held) {
+            session.watch_memory(held);
         }
-        for ((session, _), held) in all.into_iter().zip(held) {
-            session.watch(held).await;
+    }
+
+    /// Holds sessions to their limits on disk, one after the other: a large folder takes its time.
+    pub(super) async fn watch_disk(&self) {
+        for (session, _) in self.at_work().await {
+            session.watch_disk().await;
         }
     }
 

@@ -63,13 +63,17 @@ impl Session {
         Ok(())
     }
 
-    /// Looks at a session that has a domain; ends what runs if it is over. `memory`: what its processes hold, unless the
-    /// kernel limits that.
-    pub(in crate::daemon) async fn watch(&self, memory: Option<u64>) {
-        let limits = &self.shared.settings.limits;
-        if memory.is_some_and(|held| held > limits.memory) {
-            return self.end_over(&over_memory(limits.memory));
+    /// Ends what runs in a session whose processes hold so much memory that it is over.
+    pub(in crate::daemon) fn watch_memory(&self, held: u64) {
+        let limit = self.shared.settings.limits.memory;
+        if held > limit {
+            self.end_over(&over_memory(limit));
         }
+    }
+
+    /// Looks at the folders of a session that has a domain; ends what runs if it is over. May take long.
+    pub(in crate::daemon) async fn watch_disk(&self) {
+        let limits = &self.shared.settings.limits;
         // Who holds the lock is ending or starting something: next time.
         let Some(given) = self.inner.try_lock().ok().map(|inner| inner.opened.clone().flatten()) else { return };
         let folders = self.folders(given);
