@@ -142,7 +142,10 @@ impl Prices {
         let declared = self.declared.get(&model.to_string()).or_else(|| self.declared.get(&model.model));
         let name = model.model.rsplit('/').next().unwrap_or(&model.model);
         let is = |id: &str| name.strip_prefix(id).is_some_and(|rest| rest.is_empty() || is_snapshot(rest));
-        declared.copied().or_else(|| self.known.iter().find(|(id, _)| is(id)).map(|(_, price)| *price))
+        // Answers that a file holds cost nothing, unless somebody says what they stand for.
+        let free = (model.provider == "scripted").then_some(Price { rates: Rates::default(), long: None });
+        let known = || self.known.iter().find(|(id, _)| is(id)).map(|(_, price)| *price);
+        declared.copied().or(free).or_else(known)
     }
 }
 
@@ -207,9 +210,7 @@ mod tests {
         for declared in ["a/gpt-5", "a/own", "b/own"] {
             assert_eq!(of(declared), Some(LONG), "{declared}");
         }
-        for unknown in
-            ["b/gpt-5.1", "b/gpt-5-1", "b/gpt-5-mini", "b/gpt-5-2026-01-31-x", "b/own-2", "scripted:/x/gpt-6"]
-        {
+        for unknown in ["b/gpt-5.1", "b/gpt-5-1", "b/gpt-5-mini", "b/gpt-5-2026-01-31-x", "b/own-2"] {
             assert_eq!(of(unknown), None, "{unknown}");
         }
     }

@@ -69,8 +69,12 @@ fn parse(body: Value) -> Result<Asked, Problem> {
     for (name, value) in map {
         match (name.as_str(), value) {
             (_, Value::Null) => {}
-            ("prompt", Value::String(text)) => prompt = Some(text),
-            ("prompt", _) => problem("prompt", "must be a string"),
+            // Clients of other services have other names for the same.
+            (other @ ("prompt" | "message" | "text" | "content"), value) => match value {
+                _ if prompt.is_some() => problem(other, "must not be given beside another name of `prompt`"),
+                Value::String(text) => prompt = Some(text),
+                _ => problem(other, "must be a string"),
+            },
             ("mode", Value::String(mode)) if mode == "queue" => interrupt = false,
             ("mode", Value::String(mode)) if mode == "interrupt" => interrupt = true,
             ("mode", _) => problem("mode", "must be \"queue\" (the default) or \"interrupt\""),
@@ -96,6 +100,10 @@ mod tests {
     fn a_message_says_what_and_how() {
         assert_eq!(parse(json!({"prompt": "x"})).unwrap(), Asked { prompt: "x".into(), interrupt: false });
         assert!(parse(json!({"prompt": "x", "mode": "interrupt"})).unwrap().interrupt);
+        for name in ["message", "text", "content"] {
+            assert_eq!(parse(json!({ name: "x" })).unwrap().prompt, "x", "{name}");
+        }
+        assert!(parse(json!({"prompt": "x", "text": "y"})).is_err());
         for bad in [
             json!({}),
             json!([]),
