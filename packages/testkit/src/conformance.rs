@@ -279,6 +279,7 @@ macro_rules! conformance {
             one_of_racing_verdicts_stands
             an_abort_closes_the_other_gates
             an_abort_is_recognised_without_its_gate
+            pages_with_gates_end_before_they_grow_large
             gates_go_with_their_record
             a_gate_expires_by_itself
             a_cancel_closes_the_gates
@@ -286,7 +287,6 @@ macro_rules! conformance {
             the_session_waits_behind_its_gate
             an_interrupt_goes_first
             gates_are_listed
-            pages_with_gates_end_before_they_grow_large
             a_repeated_gate_is_stored_once
         ]);
         $crate::conformance_cases!($fresh, outbox: [
