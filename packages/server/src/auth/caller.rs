@@ -79,6 +79,18 @@ impl Caller {
         }
     }
 
+    /// Narrows a list to what exists for this caller; `false` if that is nothing, because the list was to be another
+    /// tenant's.
+    pub(crate) fn narrow(&self, tenant: &mut Option<String>) -> bool {
+        if self.is_everywhere() {
+            return true;
+        }
+        let own = self.acts_for(tenant.as_deref()).map(str::to_owned);
+        let some = own.is_some();
+        *tenant = own;
+        some
+    }
+
     /// Whether what belongs to `tenant` exists for this caller.
     pub(crate) fn sees(&self, tenant: &str) -> bool {
         self.tenant().is_none_or(|own| own == tenant)

@@ -14,14 +14,13 @@ use torpor_core::envelope::{Verdict, parse_verdict};
 use torpor_core::gate::{Action, Decide, Decided, Filter, Listed, Standing};
 use torpor_core::problem::Code;
 use torpor_core::run::Record;
-use torpor_core::store;
 
 use crate::answer::{self, GateShown, Shown};
 use crate::auth::Caller;
 use crate::body;
 use crate::problem::Problem;
 use crate::routes::cancel;
-use crate::routes::query::{parameters, run_of};
+use crate::routes::query::{page_problem, parameters, run_of};
 use crate::submit::Shared;
 
 /// The largest and the usual page of a list, in gates.
@@ -133,19 +132,10 @@ pub(crate) async fn list(
         next_cursor: Option<&'a str>,
     }
     let mut filter = filter(request.uri())?;
-    if !caller.is_everywhere() {
-        match caller.acts_for(filter.tenant.as_deref()) {
-            Some(own) => filter.tenant = Some(own.to_owned()),
-            // Another tenant's gates do not exist.
-            None => return Ok(answer::json(StatusCode::OK, &Page { gates: Vec::new(), next_cursor: None })),
-        }
+    if !caller.narrow(&mut filter.tenant) {
+        return Ok(answer::json(StatusCode::OK, &Page { gates: Vec::new(), next_cursor: None }));
     }
-    let page = shared.app.gates.gates(&filter).await.map_err(|e| match e {
-        store::Error::Failed(_) if filter.cursor.is_some() => {
-            Problem::field(Code::RequestInvalid, "cursor", "must be the `nextCursor` of an earlier page")
-        }
-        other => other.into(),
-    })?;
+    let page = shared.app.gates.gates(&filter).await.map_err(|e| page_problem(e, filter.cursor.is_some()))?;
     let body = Page { gates: page.gates.iter().map(Line::of).collect(), next_cursor: page.next.as_deref() };
     Ok(answer::json(StatusCode::OK, &body))
 }

@@ -50,20 +50,10 @@ pub(crate) async fn list(
         next_cursor: Option<&'a str>,
     }
     let mut filter = filter(request.uri())?;
-    if !caller.is_everywhere() {
-        match caller.acts_for(filter.tenant.as_deref()) {
-            Some(own) => filter.tenant = Some(own.to_owned()),
-            // Another tenant's runs do not exist.
-            None => return Ok(answer::json(StatusCode::OK, &Listed { runs: Vec::new(), next_cursor: None })),
-        }
+    if !caller.narrow(&mut filter.tenant) {
+        return Ok(answer::json(StatusCode::OK, &Listed { runs: Vec::new(), next_cursor: None }));
     }
-    let page = shared.app.runs.list(&filter).await.map_err(|e| match e {
-        // The one lasting refusal that a caller can cause.
-        store::Error::Failed(_) if filter.cursor.is_some() => {
-            invalid("cursor", "must be the `nextCursor` of an earlier page")
-        }
-        other => other.into(),
-    })?;
+    let page = shared.app.runs.list(&filter).await.map_err(|e| page_problem(e, filter.cursor.is_some()))?;
     let body = Listed { runs: page.runs.iter().map(Shown::line).collect(), next_cursor: page.next.as_deref() };
     Ok(answer::json(StatusCode::OK, &body))
 }
@@ -91,6 +81,14 @@ pub(crate) async fn status(
     let key = SessionKey::new(tenant, &session).map_err(|_| unknown())?;
     let record = shared.app.runs.latest(&key).await?.ok_or_else(unknown)?;
     Ok(answer::standing(&record))
+}
+
+/// A page that could not be had. A cursor that the store did not make is the one lasting refusal that a caller can cause.
+pub(crate) fn page_problem(e: store::Error, with_cursor: bool) -> Problem {
+    match e {
+        store::Error::Failed(_) if with_cursor => invalid("cursor", "must be the `nextCursor` of an earlier page"),
+        other => other.into(),
+    }
 }
 
 /// The run that a path `/runs/{runId}` with this suffix names. What cannot be an id is unknown like any other.

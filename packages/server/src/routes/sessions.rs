@@ -14,13 +14,13 @@ use serde_json::Value;
 use torpor_core::problem::Code;
 use torpor_core::run::Record;
 use torpor_core::session::{Filter, Origin, Summary};
-use torpor_core::{Position, SessionKey, store};
+use torpor_core::{Position, SessionKey};
 
 use crate::answer::{self, GateShown, Shown};
 use crate::auth::Caller;
 use crate::pages;
 use crate::problem::Problem;
-use crate::routes::query::parameters;
+use crate::routes::query::{page_problem, parameters};
 use crate::submit::Shared;
 
 pub(crate) mod export;
@@ -132,20 +132,10 @@ pub(crate) async fn list(
         next_cursor: Option<&'a str>,
     }
     let mut filter = filter(request.uri())?;
-    if !caller.is_everywhere() {
-        match caller.acts_for(filter.tenant.as_deref()) {
-            Some(own) => filter.tenant = Some(own.to_owned()),
-            // Another tenant's sessions do not exist.
-            None => return Ok(answer::json(StatusCode::OK, &Listed { sessions: Vec::new(), next_cursor: None })),
-        }
+    if !caller.narrow(&mut filter.tenant) {
+        return Ok(answer::json(StatusCode::OK, &Listed { sessions: Vec::new(), next_cursor: None }));
     }
-    let page = shared.app.sessions.sessions(&filter).await.map_err(|e| match e {
-        // The one lasting refusal that a caller can cause.
-        store::Error::Failed(_) if filter.cursor.is_some() => {
-            Problem::field(Code::RequestInvalid, "cursor", "must be the `nextCursor` of an earlier page")
-        }
-        other => other.into(),
-    })?;
+    let page = shared.app.sessions.sessions(&filter).await.map_err(|e| page_problem(e, filter.cursor.is_some()))?;
     let body = Listed { sessions: page.sessions.iter().map(Line::of).collect(), next_cursor: page.next.as_deref() };
     Ok(answer::json(StatusCode::OK, &body))
 }
