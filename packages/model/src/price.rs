@@ -116,7 +116,8 @@ mod tests {
         let longer = Usage { cache_read: 20_000, ..million };
         assert_eq!(cost("anthropic/claude-haiku-5-5", longer), Usd::parse("0.071"));
         assert_eq!(cost("openai/gpt-5.4", million), Usd::parse("0.375"));
-        for unknown in ["anthropic/claude-opus-9", "openai/gpt-5.9", "openai/gpt-oss-120b", "scripted:/gpt-5.json"] {
+        assert_eq!(cost("scripted:/gpt-5.json", million), Usd::parse("0"), "what a file holds is free");
+        for unknown in ["anthropic/claude-opus-9", "openai/gpt-5.9", "openai/gpt-oss-120b"] {
             assert_eq!(cost(unknown, million), None, "{unknown}");
         }
     }
