@@ -182,11 +182,6 @@ pub(crate) fn confirm(question: &str) -> std::io::Result<bool> {
     Ok(matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
-/// An amount of dollars, small ones to the hundredth of a cent.
-pub(crate) fn dollars(amount: f64) -> String {
-    if amount < 1.0 { format!("${amount:.4}") } else { format!("${amount:.2}") }
-}
-
 /// How wide a line on standard error may be.
 pub(crate) fn width() -> usize {
     let size = rustix::termios::tcgetwinsize(std::io::stderr()).map(|size| usize::from(size.ws_col));
@@ -288,11 +283,6 @@ mod tests {
         ] {
             assert_eq!(one_line(text, width), shown);
         }
-    }
-
-    #[test]
-    fn dollars_are_told_as_finely_as_they_matter() {
-        assert_eq!([0.0, 0.01234, 12.3].map(dollars), ["$0.0000", "$0.0123", "$12.30"]);
     }
 
     #[test]

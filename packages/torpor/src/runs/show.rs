@@ -61,9 +61,6 @@ pub(super) fn record(record: &Value) {
         &format!("{} fresh, {} from cache, {} into cache", tokens("input"), tokens("cacheRead"), tokens("cacheWrite")),
     );
     ui::detail("tokens out", &tokens("output"));
-    if let Some(cost) = record["usage"]["costUsd"].as_f64() {
-        ui::detail("cost", &ui::dollars(cost));
-    }
     if let Some(cost) = follow::cost(&record["usage"]) {
         ui::detail("cost", &cost.to_string());
     }
