@@ -165,7 +165,7 @@ impl Config {
         }
         let sandbox = read_sandbox(&mut r);
         if r.text("REDIS_URL").is_some_and(|t| !t.is_empty()) {
-            r.problem("REDIS_URL", "this version has the embedded store only; unset it");
+            r.problem("REDIS_URL", "this build has no Redis store yet; unset it");
         }
         let confinement = r
             .one_of(

@@ -1,13 +1,18 @@
 //! `torpor doctor`: check this machine and configuration, and say what to do about what is wrong.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
+use torpor_core::SystemClock;
+use torpor_core::observe::Nobody;
 use torpor_core::sandbox::SandboxTransport as _;
 
 use crate::cli::{Error, Exit, Sources};
 use crate::client::Client;
 use crate::config::{Config, Overrides, SandboxKind};
+use crate::stores::Stores;
 use crate::{runtime, ui};
 
 #[derive(Args)]
@@ -91,11 +96,10 @@ async fn store_and_sandbox(config: &Config) -> [Finding; 2] {
         Ok(None) => {}
         Err(e) => return ["store", "sandbox"].map(|name| finding(name, Mark::Bad, e.to_string())),
     }
-    let store = torpor_store_embedded::Store::open(&config.data_dir, torpor_store_embedded::Options::default());
-    match store {
-        Ok(store) => {
+    match Stores::open(config, Arc::new(SystemClock), Arc::new(Nobody)).await {
+        Ok(stores) => {
             let text = format!("{} opens and can be written", config.data_dir.display());
-            [finding("store", Mark::Good, text), sandbox(config, store.id()).await]
+            [finding("store", Mark::Good, text), sandbox(config, &stores.id).await]
         }
         Err(e) => {
             let untried = "not tried: its folder belongs to the store".to_owned();

@@ -10,12 +10,13 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 use torpor_core::key::{Changed, Id, Inserted, KeyStore, Rate, Record, Rotation, Scopes, Secret, Wish};
+use torpor_core::observe::Nobody;
 use torpor_core::{Clock as _, SystemClock, Timestamp, store};
 use torpor_server::{MAX_OVERLAP_SECONDS, USUAL_OVERLAP, show_key, show_key_secret};
-use torpor_store_embedded::{Options, Store};
 
 use crate::cli::{Error, Exit};
 use crate::client::{Client, Target};
+use crate::stores::Stores;
 use crate::{keys_file, ui};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -145,7 +146,7 @@ async fn manage(args: &Arguments) -> Result<Exit, Error> {
         }
         return Ok(Exit::Success);
     }
-    let place = Place::find(args)?;
+    let place = Place::find(args).await?;
     let answer = match &args.what {
         What::Create(new) => place.create(new.wish(now)?, now).await?,
         What::List { tenant } => place.list(tenant.as_deref(), now).await?,
@@ -177,11 +178,11 @@ fn checked(id: &str) -> Result<Id, Error> {
 /// Where the keys are.
 enum Place {
     Server(Client),
-    Folder(Arc<dyn KeyStore>),
+    Store(Arc<dyn KeyStore>),
 }
 
 impl Place {
-    fn find(args: &Arguments) -> Result<Self, Error> {
+    async fn find(args: &Arguments) -> Result<Self, Error> {
         if let Some(url) = &args.target.url {
             return Ok(Self::Server(Client::new(url)?));
         }
@@ -189,8 +190,8 @@ impl Place {
         if let Some(client) = Client::owner(&config.data_dir)? {
             return Ok(Self::Server(client));
         }
-        let store = Store::open(&config.data_dir, Options::default()).map_err(said)?;
-        crate::runtime::keys(&config, Arc::new(store)).map(Self::Folder)
+        let stores = Stores::open(&config, Arc::new(SystemClock), Arc::new(Nobody)).await?;
+        crate::runtime::keys(&config, stores.keys).map(Self::Store)
     }
 
     async fn create(&self, wish: Wish, now: Timestamp) -> Result<Value, Error> {
@@ -211,7 +212,7 @@ impl Place {
                 }
                 client.post("/keys", &body.into()).await?.success()
             }
-            Self::Folder(keys) => {
+            Self::Store(keys) => {
                 let (secret, key) = Record::issue(wish, now);
                 match keys.insert(key.clone()).await.map_err(said)? {
                     Inserted::Created => Ok(show_key_secret(&key, &secret, now)),
@@ -232,7 +233,7 @@ impl Place {
                 }
                 Ok(body)
             }
-            Self::Folder(keys) => {
+            Self::Store(keys) => {
                 let all = keys.keys(None).await.map_err(said)?.map(|all| all.keys).unwrap_or_default();
                 let wanted = all.iter().filter(|k| tenant.is_none_or(|t| k.tenant.as_deref() == Some(t)));
                 Ok(json!({"keys": wanted.map(|k| show_key(k, now)).collect::<Vec<_>>()}))
@@ -246,7 +247,7 @@ impl Place {
                 let body = json!({"overlapSeconds": overlap.as_secs()});
                 client.post(&format!("/keys/{id}/rotate"), &body).await?.success()
             }
-            Self::Folder(keys) => {
+            Self::Store(keys) => {
                 let secret = Secret::generate(id);
                 let rotation = Rotation { digest: secret.digest(), at: now, overlap_until: now.after(overlap) };
                 let key = changed(keys.rotate(id, rotation).await.map_err(said)?)?;
@@ -258,7 +259,7 @@ impl Place {
     async fn revoke(&self, id: &Id, now: Timestamp) -> Result<Value, Error> {
         match self {
             Self::Server(client) => client.delete(&format!("/keys/{id}")).await?.success(),
-            Self::Folder(keys) => Ok(show_key(&*changed(keys.revoke(id, now).await.map_err(said)?)?, now)),
+            Self::Store(keys) => Ok(show_key(&*changed(keys.revoke(id, now).await.map_err(said)?)?, now)),
         }
     }
 }

@@ -17,6 +17,7 @@ mod runs;
 mod runtime;
 mod serve;
 mod sessions;
+mod stores;
 mod telemetry;
 mod ui;
 mod watched_file;

@@ -125,7 +125,7 @@ async fn in_process(mut config: Config, args: &Arguments, envelope: &Value) -> R
     config.server.drain = SHORT_DRAIN;
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen on loopback")?;
     let url = format!("http://{}", listener.local_addr().context("cannot read the listener's address")?);
-    let runtime = Runtime::open(&config)?;
+    let runtime = Runtime::open(&config).await?;
     let client = Client::new(&url)?.showing(runtime.owner_key())?.passing();
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(runtime.serve(listener, async {

@@ -15,14 +15,13 @@ use torpor_core::key::{KeyStore, Rate, Record, Scopes, Secret, Wish};
 use torpor_core::live::Hub;
 use torpor_core::queue::Lease;
 use torpor_core::sandbox::SandboxTransport;
-use torpor_core::store;
 use torpor_harness::Deps;
-use torpor_store_embedded::Store;
 use torpor_worker::{Webhooks, Worker};
 
 use crate::cli::Error;
 use crate::config::{Config, Confinement, SandboxKind};
 use crate::keys_file::WithFile;
+use crate::stores::{Stores, not_opened};
 use crate::watching::Watching;
 use crate::webhooks;
 
@@ -50,24 +49,17 @@ impl Runtime {
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the data folder is in use, or commands cannot be confined on this machine.
-    pub(crate) fn open(config: &Config) -> Result<Self, Error> {
+    pub(crate) async fn open(config: &Config) -> Result<Self, Error> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let watching = Watching::start(config, &*clock)
             .map_err(|e| Error::Other(anyhow::anyhow!("spans for a collector: {e}")))?;
         let observer = watching.observer.clone();
-        let options = torpor_store_embedded::Options {
-            lease: config.worker.lease,
-            result_ttl: config.result_ttl,
-            max_queued: config.max_queued,
-            clock: clock.clone(),
-            observer: observer.clone(),
-        };
-        let store = Arc::new(Store::open(&config.data_dir, options).map_err(|e| not_opened(&e))?);
+        let stores = Stores::open(config, clock.clone(), observer.clone()).await?;
         let models = torpor_model::Models::new(&config.models).map_err(|e| Error::Usage(setting(&e)))?;
-        let sandbox = sandbox(config, store.id())?;
+        let sandbox = sandbox(config, &stores.id)?;
         let live = Hub::default();
         let deps = Deps {
-            log: store.clone(),
+            log: stores.log.clone(),
             live: live.clone(),
             models: Arc::new(models),
             sandboxes: sandbox.clone().map(|s| s as Arc<dyn SandboxTransport>),
@@ -76,19 +68,18 @@ impl Runtime {
             settings: Arc::new(config.harness.clone()),
         };
         let deliver = webhooks::sender(config, clock.clone())?;
-        let outbox = store.clone();
-        let worker = Worker::new(deps, store.clone(), WorkerId::generate(&host_name()), config.worker);
+        let worker = Worker::new(deps, stores.queue.clone(), WorkerId::generate(&host_name()), config.worker);
         let (owner_secret, owner) = Record::issue(owners_wish(), clock.now());
         let check = |s: &Arc<_>| Arc::new(SandboxCheck(Arc::clone(s))) as Arc<dyn torpor_server::Check>;
         let checks = sandbox.iter().map(check).collect();
         let app = torpor_server::App {
-            queue: store.clone(),
-            log: store.clone(),
-            gates: store.clone(),
-            sessions: store.clone(),
+            queue: stores.queue.clone(),
+            log: stores.log.clone(),
+            gates: stores.gates.clone(),
+            sessions: stores.sessions.clone(),
             live,
-            runs: store.clone(),
-            keys: keys(config, store.clone())?,
+            runs: stores.runs.clone(),
+            keys: keys(config, stores.keys.clone())?,
             owner: Some(owner),
             settings: Arc::new(config.harness.clone()),
             sandbox: sandbox.clone().map(|s| s as Arc<dyn SandboxTransport>),
@@ -100,7 +91,8 @@ impl Runtime {
             clock: clock.clone(),
         };
         let sweeper = sweeper::Sweeper {
-            store,
+            runs: stores.runs,
+            sessions: stores.sessions,
             hands: sandbox.map(|s| s as Arc<dyn SandboxTransport>),
             clock,
             result_ttl: config.result_ttl,
@@ -110,7 +102,12 @@ impl Runtime {
             owner_secret,
             sweeper,
             worker,
-            webhooks: Webhooks { outbox, deliver, clock: app.clock.clone(), observer: app.observer.clone() },
+            webhooks: Webhooks {
+                outbox: stores.outbox,
+                deliver,
+                clock: app.clock.clone(),
+                observer: app.observer.clone(),
+            },
             drain: config.worker.drain,
             app,
             server: config.server.clone(),
@@ -209,14 +206,6 @@ pub(crate) fn sandbox(config: &Config, store_id: &str) -> Result<Option<Arc<torp
     match torpor_sandbox_local::Local::new(local) {
         Ok(local) => Ok(Some(Arc::new(local))),
         Err(e) => Err(Error::Unavailable(e.to_string())),
-    }
-}
-
-fn not_opened(e: &store::Error) -> Error {
-    if e.is_retryable() {
-        Error::Unavailable(format!("{e}; wait for it, or start `torpor serve` once and let all clients use it"))
-    } else {
-        Error::Other(anyhow::anyhow!("{e}"))
     }
 }
 

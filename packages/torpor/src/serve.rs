@@ -25,7 +25,7 @@ pub(crate) fn main(config: Config) -> Result<Exit, Error> {
 async fn serve(config: Config) -> Result<(), Error> {
     // Before anything can be seen of this process: whoever sees it may want it to stop.
     let stop = told_to_stop()?;
-    let runtime = Runtime::open(&config)?;
+    let runtime = Runtime::open(&config).await?;
     runtime.check_exposure(&config).await?;
     let listener = TcpListener::bind(config.bind)
         .await

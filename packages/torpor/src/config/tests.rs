@@ -92,7 +92,7 @@ fn what_is_wrong_is_named_with_its_source() {
         (
             ("REDIS_URL", "redis://u:secret@h"),
             None,
-            "REDIS_URL (environment): this version has the embedded store only; unset it",
+            "REDIS_URL (environment): this build has no Redis store yet; unset it",
         ),
     ] {
         assert_eq!(refused(&[env], flags.as_slice()), want);

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use torpor_core::clock::Clock;
-use torpor_core::run::RunStore as _;
+use torpor_core::run::RunStore;
 use torpor_core::sandbox::{self, SandboxTransport};
-use torpor_core::session::SessionStore as _;
+use torpor_core::session::SessionStore;
 use torpor_harness::NotForgotten;
-use torpor_store_embedded::Store;
 
 /// How often expired records and idle sessions are looked for: four times in their lifetime, within these bounds.
 const SWEEP_OFTEN: Duration = Duration::from_secs(1);
@@ -27,7 +26,8 @@ const FORGET_BATCH: usize = 100;
 
 /// Sweeps one store.
 pub(super) struct Sweeper {
-    pub(super) store: Arc<Store>,
+    pub(super) runs: Arc<dyn RunStore>,
+    pub(super) sessions: Arc<dyn SessionStore>,
     pub(super) hands: Option<Arc<dyn SandboxTransport>>,
     pub(super) clock: Arc<dyn Clock>,
     /// How long records are kept.
@@ -56,7 +56,7 @@ impl Sweeper {
     }
 
     async fn sweep(&self) {
-        match self.store.sweep().await {
+        match self.runs.sweep().await {
             Ok(0) => {}
             Ok(n) => tracing::info!(records = n, "expired records were removed"),
             Err(e) => tracing::warn!(error = %e, "sweep failed"),
@@ -64,7 +64,7 @@ impl Sweeper {
         let Some(ttl) = self.session_ttl.and_then(|ttl| u64::try_from(ttl.as_millis()).ok()) else { return };
         let Some(since) = self.clock.now().0.checked_sub(ttl).map(torpor_core::Timestamp) else { return };
         loop {
-            match self.store.remove_idle(since, IDLE_BATCH).await {
+            match self.sessions.remove_idle(since, IDLE_BATCH).await {
                 Ok(0) => return,
                 Ok(n) => tracing::info!(sessions = n, "idle sessions were removed"),
                 Err(e) => {
@@ -77,7 +77,7 @@ impl Sweeper {
     /// Has the sandbox forget what is gone; `true` if there may be more at once.
     async fn forget(&self) -> bool {
         let Some(hands) = &self.hands else { return false };
-        let all = match self.store.to_forget(FORGET_BATCH).await {
+        let all = match self.sessions.to_forget(FORGET_BATCH).await {
             Ok(all) => all,
             Err(e) => {
                 tracing::warn!(error = %e, "what the sandbox is to forget cannot be read");
@@ -86,7 +86,7 @@ impl Sweeper {
         };
         let mut forgotten = 0;
         for what in &all {
-            match torpor_harness::forget(&*self.store, &**hands, what).await {
+            match torpor_harness::forget(&*self.sessions, &**hands, what).await {
                 Ok(_) => forgotten += 1,
                 Err(e) => {
                     let session = what.session.digest();

@@ -1,0 +1,83 @@
+//! The store that the configuration asks for, as the seams that everything else sees.
+//!
+//! Owns: which store that is, and how it is opened. Must not know: what is done with it.
+
+use std::sync::Arc;
+
+use torpor_core::gate::GateStore;
+use torpor_core::key::KeyStore;
+use torpor_core::log::SessionLog;
+use torpor_core::observe::Observer;
+use torpor_core::queue::WorkQueue;
+use torpor_core::run::RunStore;
+use torpor_core::session::SessionStore;
+use torpor_core::webhook::Outbox;
+use torpor_core::{Clock, store};
+
+use crate::cli::Error;
+use crate::config::Config;
+
+/// One store, by its seams. Cheap to clone; clones are one store, which closes with the last of them.
+#[derive(Clone)]
+pub(crate) struct Stores {
+    pub(crate) log: Arc<dyn SessionLog>,
+    pub(crate) queue: Arc<dyn WorkQueue>,
+    pub(crate) runs: Arc<dyn RunStore>,
+    pub(crate) gates: Arc<dyn GateStore>,
+    pub(crate) sessions: Arc<dyn SessionStore>,
+    pub(crate) outbox: Arc<dyn Outbox>,
+    pub(crate) keys: Arc<dyn KeyStore>,
+    /// Which store it is. What is kept elsewhere for one (journals of hands) means nothing to another.
+    pub(crate) id: String,
+}
+
+impl Stores {
+    /// Opens the store.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when it cannot be had now: the data folder is in use, for instance.
+    ///
+    /// Asynchronous for the stores that are connected to.
+    pub(crate) async fn open(
+        config: &Config,
+        clock: Arc<dyn Clock>,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self, Error> {
+        let options = torpor_store_embedded::Options {
+            lease: config.worker.lease,
+            result_ttl: config.result_ttl,
+            max_queued: config.max_queued,
+            clock,
+            observer,
+        };
+        let store = torpor_store_embedded::Store::open(&config.data_dir, options).map_err(|e| not_opened(&e))?;
+        let id = store.id().to_owned();
+        Ok(Self::of(store, id))
+    }
+
+    fn of<S>(store: S, id: String) -> Self
+    where
+        S: SessionLog + WorkQueue + RunStore + GateStore + SessionStore + Outbox + KeyStore,
+    {
+        let store = Arc::new(store);
+        Self {
+            log: store.clone(),
+            queue: store.clone(),
+            runs: store.clone(),
+            gates: store.clone(),
+            sessions: store.clone(),
+            outbox: store.clone(),
+            keys: store,
+            id,
+        }
+    }
+}
+
+/// What a store that cannot be used means for a command.
+pub(crate) fn not_opened(e: &store::Error) -> Error {
+    if e.is_retryable() {
+        Error::Unavailable(format!("{e}; wait for it, or start `torpor serve` once and let all clients use it"))
+    } else {
+        Error::Other(anyhow::anyhow!("{e}"))
+    }
+}
