@@ -16,7 +16,7 @@ use serde_json::json;
 use support::{LEASE, Rig, check_log, rig};
 use tokio::task::JoinHandle;
 use torpor_core::RunId;
-use torpor_core::entry::{Body, Entry};
+use torpor_core::entry::Body;
 use torpor_core::envelope::Spec;
 use torpor_core::gate::{Action, Decide, Decided, Decision, GateStore as _, Rule};
 use torpor_core::id::WorkerId;
@@ -238,26 +238,6 @@ impl Play {
                 assert!(!self.told.cancels.is_empty() || !self.told.interrupts.is_empty());
             }
             other => panic!("{other:?}"),
-        }
-        check_order(&log);
-    }
-}
-
-/// Nothing of a run stands after its end, and runs of a session never mix.
-fn check_order(log: &[Entry]) {
-    let mut current: Option<&RunId> = None;
-    for e in log {
-        let Some(run) = e.body.run() else { continue };
-        match &e.body {
-            Body::RunStarted { .. } => {
-                assert_eq!(current, None, "{log:#?}");
-                current = Some(run);
-            }
-            Body::RunEnded { .. } => {
-                assert!(current.is_none_or(|c| c == run), "{log:#?}");
-                current = None;
-            }
-            _ => assert_eq!(current, Some(run), "{log:#?}"),
         }
     }
 }

@@ -10,12 +10,11 @@
     reason = "a helper module: each test file uses its part"
 )]
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use torpor_core::clock::{SystemClock, Timestamp};
-use torpor_core::entry::{Body, Entry, ToolEnding};
+use torpor_core::entry::Entry;
 use torpor_core::envelope::{Budget, Item, Spec, Work};
 use torpor_core::id::{Position, RunId, SessionKey, WorkerId};
 use torpor_core::log::SessionLog;
@@ -28,6 +27,7 @@ use torpor_store_embedded::{Options, Store};
 use torpor_testkit::clock::ManualClock;
 use torpor_testkit::crash::{Fuse, Fused};
 use torpor_testkit::fakes::{FakeHands, FakeModel, FakeSandbox, Said};
+use torpor_testkit::history::{self, Facts};
 use torpor_testkit::sample::{created, first};
 
 pub const LEASE: Duration = Duration::from_secs(3);
@@ -133,40 +133,7 @@ impl Rig {
     }
 }
 
-/// What must hold of every log, whatever happened: gapless positions, epochs that never fall, every intent with at
-/// most one outcome, every outcome after its intent, gates with at most one verdict, one beginning and at most one end per run.
-pub fn check_log(log: &[Entry]) {
-    let mut intents: HashMap<Position, u32> = HashMap::new();
-    let mut begun: HashMap<RunId, u32> = HashMap::new();
-    let mut ended: HashMap<RunId, u32> = HashMap::new();
-    let mut gates = Vec::new();
-    for (i, e) in log.iter().enumerate() {
-        assert_eq!(e.position.0, i as u64 + 1, "gapless");
-        assert!(i == 0 || log[i - 1].epoch <= e.epoch, "epochs never fall: {log:#?}");
-        match &e.body {
-            Body::ToolRequested { .. } => {
-                intents.insert(e.position, 0);
-            }
-            Body::ToolEnded { call: Some(call), ending, .. } => {
-                assert_ne!(*ending, ToolEnding::Refused);
-                let outcomes = intents.get_mut(call).expect("an outcome has an intent before it");
-                *outcomes += 1;
-                assert_eq!(*outcomes, 1, "one outcome per intent: {log:#?}");
-            }
-            Body::GateRequested { gate, .. } => {
-                assert_eq!(*gate, gates.len() as u64, "gates are numbered from 0");
-                gates.push(0);
-            }
-            Body::GateDecided { gate, .. } => {
-                let verdicts = usize::try_from(*gate).ok().and_then(|n| gates.get_mut(n));
-                let verdicts = verdicts.expect("a verdict has a gate before it");
-                *verdicts += 1;
-                assert_eq!(*verdicts, 1, "one verdict per gate: {log:#?}");
-            }
-            Body::RunStarted { run, .. } => *begun.entry(run.clone()).or_default() += 1,
-            Body::RunEnded { run, .. } => *ended.entry(run.clone()).or_default() += 1,
-            _ => {}
-        }
-    }
-    assert!(begun.values().chain(ended.values()).all(|n| *n == 1), "{begun:?} {ended:?}");
+/// What must hold of every log, whatever happened.
+pub fn check_log(log: &[Entry]) -> Facts {
+    history::check(log).unwrap_or_else(|wrong| panic!("{wrong}: {log:#?}"))
 }

@@ -5,6 +5,7 @@ pub mod conformance;
 pub mod crash;
 pub mod exposition;
 pub mod fakes;
+pub mod history;
 pub mod model_server;
 pub mod receiver;
 pub mod sample;
