@@ -8,4 +8,5 @@ pub mod fakes;
 pub mod history;
 pub mod model_server;
 pub mod receiver;
+pub mod redis;
 pub mod sample;

@@ -16,6 +16,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("torpor-exec-channel", &["torpor-core"]),
     ("torpor-hands", &["torpor-core", "torpor-exec-channel", "torpor-tools"]),
     ("torpor-store-embedded", &["torpor-core"]),
+    ("torpor-store-redis", &["torpor-core"]),
     ("torpor-metrics", &["torpor-core"]),
     ("torpor-model", &["torpor-core"]),
     ("torpor-otlp", &["torpor-core"]),
@@ -36,6 +37,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "torpor-sandbox-local",
             "torpor-server",
             "torpor-store-embedded",
+            "torpor-store-redis",
             "torpor-webhook",
             "torpor-worker",
         ],
@@ -46,6 +48,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 /// Outside crates that only these may use.
 const WRAPPED: &[(&str, &[&str])] = &[
     ("rusqlite", &["torpor-store-embedded"]),
+    ("redis", &["torpor-store-redis"]),
     ("axum", &["torpor-server"]),
     ("reqwest", &["torpor-model", "torpor-otlp", "torpor-webhook", "torpor"]),
     ("landlock", &["torpor-hands"]),

@@ -1,0 +1,283 @@
+//! The connections: made when they are needed, made anew when they broke.
+//!
+//! Owns: sockets, timeouts, and what a failure of the server means to a caller. Must not know: what any command does.
+//!
+//! Nothing is sent twice by itself: whether a command whose connection broke was carried out is not known, and only the caller
+//! knows whether it may be repeated.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
+use redis::cluster::ClusterClient;
+use redis::cluster_async::ClusterConnection;
+use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType};
+use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, RedisError, TlsMode, Value};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use torpor_core::store;
+
+use crate::address::{Address, Kind};
+
+/// How long the attempt to connect may take.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// After a connection could not be made, everybody is told so for this long before the next attempt: a flood of callers
+/// must not queue up for attempts that take seconds each.
+const COOL_DOWN: Duration = Duration::from_millis(100);
+
+/// Cluster redirections that one command follows.
+const REDIRECTIONS: u32 = 4;
+
+/// Which connection a command takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// For what may be large: entries, records, lists.
+    Data,
+    /// For small things that must not wait behind large ones: claims, heartbeats, cancels.
+    Control,
+}
+
+/// The connections of one process.
+#[derive(Debug)]
+pub(crate) struct Link {
+    address: Address,
+    timeout: Duration,
+    data: Slot,
+    control: Slot,
+}
+
+/// One connection, or why there is none.
+#[derive(Debug, Default)]
+struct Slot {
+    now: Mutex<Held>,
+    /// Names each connection, so that a caller who saw one break does not close the next.
+    made: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    conn: Option<(u64, Conn)>,
+    failed: Option<(Instant, store::Error)>,
+}
+
+/// A connection to one server, or to a cluster of them. Cheap to clone; clones send through the same socket.
+#[derive(Clone)]
+pub(crate) enum Conn {
+    Single(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl std::fmt::Debug for Conn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Single(_) => "Single",
+            Self::Cluster(_) => "Cluster",
+        })
+    }
+}
+
+impl Conn {
+    /// Sends one command and waits for its answer.
+    pub(crate) async fn send(&mut self, cmd: &Cmd) -> Result<Value, RedisError> {
+        let answer = match self {
+            Self::Single(conn) => conn.req_packed_command(cmd).await?,
+            Self::Cluster(conn) => conn.req_packed_command(cmd).await?,
+        };
+        // An error within an answer is an answer's error.
+        answer.extract_error()
+    }
+}
+
+impl Link {
+    pub(crate) fn new(address: Address, timeout: Duration) -> Self {
+        Self { address, timeout, data: Slot::default(), control: Slot::default() }
+    }
+
+    /// Sends one command.
+    ///
+    /// # Errors
+    /// The server's error, for whoever looks at its code; [`fault`] makes of it what callers of the store are told.
+    pub(crate) async fn send(&self, lane: Lane, cmd: &Cmd) -> Result<Value, Failure> {
+        let slot = match lane {
+            Lane::Data => &self.data,
+            Lane::Control => &self.control,
+        };
+        let (made, mut conn) = self.connection(slot).await.map_err(Failure::Away)?;
+        match conn.send(cmd).await {
+            Ok(value) => Ok(value),
+            Err(e) => {
+                if breaks(&e) {
+                    let mut held = slot.now.lock().await;
+                    if held.conn.as_ref().is_some_and(|(at, _)| *at == made) {
+                        held.conn = None;
+                    }
+                }
+                Err(Failure::Server(e))
+            }
+        }
+    }
+
+    async fn connection(&self, slot: &Slot) -> Result<(u64, Conn), store::Error> {
+        let mut held = slot.now.lock().await;
+        if let Some((made, conn)) = &held.conn {
+            return Ok((*made, conn.clone()));
+        }
+        if let Some((at, why)) = &held.failed
+            && at.elapsed() < COOL_DOWN
+        {
+            return Err(why.clone());
+        }
+        match self.connect(Some(self.timeout)).await {
+            Ok(conn) => {
+                let made = slot.made.fetch_add(1, Ordering::Relaxed);
+                *held = Held { conn: Some((made, conn.clone())), failed: None };
+                Ok((made, conn))
+            }
+            Err(e) => {
+                let why = fault(&e);
+                held.failed = Some((Instant::now(), why.clone()));
+                Err(why)
+            }
+        }
+    }
+
+    /// A connection of its own. Without a `response` timeout it is for commands that block: closing it is how those are cancelled.
+    pub(crate) async fn connect(&self, response: Option<Duration>) -> Result<Conn, RedisError> {
+        let config =
+            || AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(response);
+        match &self.address.0 {
+            Kind::Single(info) => {
+                let client = Client::open(info.clone())?;
+                Ok(Conn::Single(client.get_multiplexed_async_connection_with_config(&config()).await?))
+            }
+            Kind::Cluster(nodes) => {
+                let builder = ClusterClient::builder(nodes.iter().cloned())
+                    .retries(REDIRECTIONS)
+                    .connection_timeout(CONNECT)
+                    .response_timeout(response.unwrap_or(BLOCKING));
+                let client = builder.build()?;
+                let made = tokio::time::timeout(CONNECT * 2, client.get_async_connection()).await;
+                Ok(Conn::Cluster(made.map_err(|_| timed_out())??))
+            }
+            Kind::Sentinel { .. } => {
+                let client = self.primary().await?;
+                Ok(Conn::Single(client.get_multiplexed_async_connection_with_config(&config()).await?))
+            }
+        }
+    }
+
+    /// A connection to hear what is published. In a cluster any node hears everything.
+    pub(crate) async fn listen(&self) -> Result<PubSub, RedisError> {
+        let client = match &self.address.0 {
+            Kind::Single(info) => Client::open(info.clone())?,
+            Kind::Sentinel { .. } => self.primary().await?,
+            Kind::Cluster(nodes) => return listen_to_any(nodes).await,
+        };
+        tokio::time::timeout(CONNECT, client.get_async_pubsub()).await.map_err(|_| timed_out())?
+    }
+
+    /// Asks the sentinels who the primary is now.
+    async fn primary(&self) -> Result<Client, RedisError> {
+        let Kind::Sentinel { sentinels, master, tls, settings } = &self.address.0 else {
+            return Err(RedisError::from((ErrorKind::InvalidClientConfig, "there are no sentinels")));
+        };
+        let mut node = SentinelNodeConnectionInfo::default().set_redis_connection_info(settings.clone());
+        if *tls {
+            node = node.set_tls_mode(TlsMode::Secure);
+        }
+        let mut client = SentinelClient::build(sentinels.clone(), master, Some(node), SentinelServerType::Master)?;
+        tokio::time::timeout(CONNECT * 2, client.async_get_client()).await.map_err(|_| timed_out())?
+    }
+}
+
+/// What a blocking command of a cluster connection may take at most: its own bound is the command's.
+const BLOCKING: Duration = Duration::from_secs(60);
+
+async fn listen_to_any(nodes: &[ConnectionInfo]) -> Result<PubSub, RedisError> {
+    let mut last = timed_out();
+    for node in nodes {
+        let client = Client::open(node.clone())?;
+        match tokio::time::timeout(CONNECT, client.get_async_pubsub()).await {
+            Ok(Ok(pubsub)) => return Ok(pubsub),
+            Ok(Err(e)) => last = e,
+            Err(_) => {}
+        }
+    }
+    Err(last)
+}
+
+fn timed_out() -> RedisError {
+    RedisError::from((ErrorKind::Io, "the connection was not made in time"))
+}
+
+/// Why a command has no answer.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// There is no connection.
+    Away(store::Error),
+    /// It was sent, and this came of it.
+    Server(RedisError),
+}
+
+impl Failure {
+    /// What callers of the store are told.
+    pub(crate) fn fault(self) -> store::Error {
+        match self {
+            Self::Away(e) => e,
+            Self::Server(e) => fault(&e),
+        }
+    }
+
+    /// Whether the server does not know the script.
+    pub(crate) fn is_no_script(&self) -> bool {
+        matches!(self, Self::Server(e) if e.code() == Some("NOSCRIPT"))
+    }
+}
+
+/// Whether the connection is of no use any more: it broke, its server answers late, or it is not the primary any more.
+fn breaks(e: &RedisError) -> bool {
+    e.is_io_error()
+        || e.is_timeout()
+        || e.is_connection_dropped()
+        || e.is_unrecoverable_error()
+        || e.code() == Some("READONLY")
+}
+
+/// What an error of the server means. Never carries an address or a credential.
+pub(crate) fn fault(e: &RedisError) -> store::Error {
+    let detail = || e.detail().unwrap_or_default().chars().take(200).collect::<String>();
+    match e.code() {
+        Some("OOM") => store::Error::Unavailable("Redis is out of memory (maxmemory)".to_owned()),
+        Some("READONLY") => store::Error::Unavailable("this Redis is a replica: it takes no writes".to_owned()),
+        Some("LOADING") => store::Error::Unavailable("Redis is loading its data".to_owned()),
+        Some("BUSY") => store::Error::Unavailable("Redis is busy with a script".to_owned()),
+        Some("MISCONF") => store::Error::Unavailable("Redis cannot persist (MISCONF)".to_owned()),
+        Some("NOREPLICAS") => store::Error::Unavailable("Redis has too few replicas".to_owned()),
+        Some("CLUSTERDOWN" | "TRYAGAIN" | "MASTERDOWN" | "UNBLOCKED" | "MOVED" | "ASK") => {
+            store::Error::Unavailable("the Redis cluster is being reorganised".to_owned())
+        }
+        Some("NOAUTH" | "WRONGPASS") => store::Error::Failed("Redis refused the user or the password".to_owned()),
+        Some("NOPERM") => store::Error::Failed(format!("Redis: this user may not do that: {}", detail())),
+        Some("ERR") if detail().contains("max number of clients") => {
+            store::Error::Unavailable("Redis takes no more connections (maxclients)".to_owned())
+        }
+        _ if e.kind() == ErrorKind::AuthenticationFailed => {
+            store::Error::Failed("Redis refused the user or the password".to_owned())
+        }
+        _ if e.is_io_error() || e.is_timeout() || e.is_connection_dropped() || e.is_cluster_error() => {
+            tracing::debug!(error = %e, "redis");
+            store::Error::Unavailable("Redis cannot be reached".to_owned())
+        }
+        _ if matches!(
+            e.kind(),
+            ErrorKind::ClusterConnectionNotFound
+                | ErrorKind::MasterNameNotFoundBySentinel
+                | ErrorKind::NoValidReplicasFoundBySentinel
+        ) =>
+        {
+            store::Error::Unavailable("no primary of Redis is known now".to_owned())
+        }
+        code => store::Error::Failed(format!("Redis: {} {}", code.unwrap_or("error"), detail())),
+    }
+}
