@@ -24,6 +24,7 @@ use torpor_core::outcome::{Outcome, Status};
 use torpor_core::queue::{Cancelled, Enqueued, Expects, NewRun, WorkQueue as _};
 use torpor_harness::{LeafEnd, Stop, StopHandle, run_leaf};
 use torpor_testkit::crash::Fuse;
+use torpor_testkit::dice::Dice;
 use torpor_testkit::fakes::calls;
 use torpor_testkit::sample::first;
 
@@ -33,18 +34,6 @@ const SEEDS: u64 = 120;
 const MOVES: usize = 60;
 /// How long a gate waits.
 const GATE: Duration = Duration::from_secs(60);
-
-/// The xorshift of Marsaglia (2003): a few lines, and the same on every machine.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % sides as u64).unwrap()
-    }
-}
 
 /// A brain at work, one step at a time.
 struct Brain {
@@ -87,22 +76,22 @@ impl Play {
     }
 
     async fn step(&mut self, dice: &mut Dice) {
-        match dice.roll(20) {
+        match dice.pick(20) {
             0 => self.decide(Action::Approve, dice).await,
             1 => self.decide(Action::Reject, dice).await,
-            2 if dice.roll(3) == 0 => self.decide(Action::Abort, dice).await,
-            3 if dice.roll(4) == 0 => self.cancel().await,
-            4 if dice.roll(4) == 0 => self.rig.clock.advance(GATE),
-            5 if dice.roll(4) == 0 => self.interrupt().await,
-            6 if dice.roll(2) == 0 => self.rig.clock.advance(LEASE + Duration::from_millis(1)),
+            2 if dice.pick(3) == 0 => self.decide(Action::Abort, dice).await,
+            3 if dice.pick(4) == 0 => self.cancel().await,
+            4 if dice.pick(4) == 0 => self.rig.clock.advance(GATE),
+            5 if dice.pick(4) == 0 => self.interrupt().await,
+            6 if dice.pick(2) == 0 => self.rig.clock.advance(LEASE + Duration::from_millis(1)),
             7..=9 => self.claim().await,
-            10 if dice.roll(3) == 0 => self.hand_back(dice),
+            10 if dice.pick(3) == 0 => self.hand_back(dice),
             _ => self.think(dice).await,
         }
     }
 
     async fn decide(&mut self, action: Action, dice: &mut Dice) {
-        let gate = dice.roll(2) as u64;
+        let gate = dice.pick(2) as u64;
         let decide = Decide { run: self.run.clone(), gate: Some(gate), decision: Decision::new(action) };
         if let Decided::Recorded { gate, .. } = self.rig.store.decide(decide).await.unwrap() {
             self.told.recorded.push((gate, action));
@@ -148,7 +137,7 @@ impl Play {
 
     fn hand_back(&self, dice: &mut Dice) {
         if !self.brains.is_empty() {
-            self.brains[dice.roll(self.brains.len())].stop.hand_back();
+            self.brains[dice.pick(self.brains.len())].stop.hand_back();
         }
     }
 
@@ -157,7 +146,7 @@ impl Play {
         if self.brains.is_empty() {
             return;
         }
-        let i = dice.roll(self.brains.len());
+        let i = dice.pick(self.brains.len());
         let brain = &mut self.brains[i];
         let ended = tokio::select! {
             biased;
@@ -243,7 +232,7 @@ impl Play {
 }
 
 async fn play(seed: u64) -> Status {
-    let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut dice = Dice::new(seed);
     let mut play = Play::new().await;
     for _ in 0..MOVES {
         play.step(&mut dice).await;

@@ -3,8 +3,10 @@
 pub mod clock;
 pub mod conformance;
 pub mod crash;
+pub mod dice;
 pub mod exposition;
 pub mod fakes;
+pub mod fault_proxy;
 pub mod history;
 pub mod model_server;
 pub mod receiver;
