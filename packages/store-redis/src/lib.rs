@@ -9,8 +9,10 @@
 #![allow(dead_code)] // until the seams are here
 
 mod address;
+mod entries;
 mod link;
 mod news;
+mod record;
 mod reply;
 mod script;
 mod shard;
