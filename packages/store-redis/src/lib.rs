@@ -9,10 +9,10 @@
 #![allow(dead_code)] // until the seams are here
 
 mod address;
-mod entries;
+mod keys;
 mod link;
 mod news;
-mod record;
+mod pages;
 mod reply;
 mod script;
 mod shard;

@@ -17,6 +17,12 @@ const MAX_SHARDS: u16 = 256;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Shard(u16);
 
+impl Shard {
+    pub(crate) fn number(self) -> u16 {
+        self.0
+    }
+}
+
 /// All shards of a store.
 #[derive(Debug)]
 pub(crate) struct Shards {

@@ -7,6 +7,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -52,6 +53,20 @@ impl Server {
         let settings = settings.iter().map(|s| (*s).to_owned()).collect();
         let mut server = Self { program, dir, port: free_port(), settings, child: None };
         server.launch();
+        Some(server)
+    }
+
+    /// One server for all tests of a binary that run at the same time, each of which takes key names of its own; gone with
+    /// the last of them.
+    #[must_use]
+    pub fn shared() -> Option<Arc<Self>> {
+        static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(server) = shared.upgrade() {
+            return Some(server);
+        }
+        let server = Arc::new(Self::start()?);
+        *shared = Arc::downgrade(&server);
         Some(server)
     }
 
