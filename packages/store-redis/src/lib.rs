@@ -9,10 +9,12 @@
 #![allow(dead_code)] // until the seams are here
 
 mod address;
+mod entries;
 mod keys;
 mod link;
 mod news;
 mod pages;
+mod record;
 mod reply;
 mod script;
 mod shard;

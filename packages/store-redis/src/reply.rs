@@ -64,6 +64,19 @@ impl Reply {
         self.maybe_text()?.ok_or_else(|| self.unreadable("text"))
     }
 
+    /// The next part as text for people, whatever it holds; `None` for nil.
+    pub(crate) fn maybe_lossy(&mut self) -> Result<Option<String>, store::Error> {
+        Ok(self.maybe_bytes()?.map(|bytes| match String::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(e) => String::from_utf8_lossy(e.as_bytes()).into_owned(),
+        }))
+    }
+
+    /// The next part as text for people; empty for nil.
+    pub(crate) fn lossy(&mut self) -> Result<String, store::Error> {
+        self.maybe_lossy().map(Option::unwrap_or_default)
+    }
+
     /// The next part as a number; `None` for nil and for empty text.
     pub(crate) fn maybe_number(&mut self) -> Result<Option<u64>, store::Error> {
         match self.maybe_text()?.as_deref() {

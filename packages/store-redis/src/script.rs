@@ -24,12 +24,22 @@ pub(crate) fn assemble(pieces: &[&str]) -> (String, String) {
 }
 
 /// `script!("append", ["queue", "log"])` is the prelude, `lua/lib/queue.lua`, `lua/lib/log.lua` and `lua/append.lua`.
+///
+/// `script!(reads "record", […])` is one that changes nothing: the server runs it also when it takes no writes (out of memory,
+/// its disk full), and lets it write nothing.
 macro_rules! script {
+    (reads $name:literal, [$($lib:literal),*]) => {
+        $crate::script::script!(@ "#!lua flags=no-writes\n", $name, [$($lib),*])
+    };
     ($name:literal, [$($lib:literal),*]) => {
+        $crate::script::script!(@ "#!lua\n", $name, [$($lib),*])
+    };
+    (@ $shebang:literal, $name:literal, [$($lib:literal),*]) => {
         $crate::script::Script {
             name: $name,
             source: std::sync::LazyLock::new(|| {
                 $crate::script::assemble(&[
+                    $shebang,
                     include_str!("lua/prelude.lua"),
                     $(include_str!(concat!("lua/lib/", $lib, ".lua")),)*
                     include_str!(concat!("lua/", $name, ".lua")),

@@ -1,4 +1,3 @@
-#!lua
 -- What every script begins with: the shard's prefix, the time, and small helpers. KEYS[1] is the prefix `P` of the shard; ARGV[1]
 -- is the time in milliseconds, or empty for the server's. A script's own arguments begin at ARGV[2].
 local P = KEYS[1]
