@@ -9,13 +9,16 @@
 #![allow(dead_code)] // until the seams are here
 
 mod address;
+mod append;
 mod entries;
 mod keys;
 mod link;
+mod log;
 mod news;
 mod pages;
 mod record;
 mod reply;
+mod runs;
 mod script;
 mod shard;
 mod wake;

@@ -4,7 +4,7 @@
 -- it had a dead letter.
 local function forget_run(R)
   local run = P .. 'run:' .. R
-  local row, tenant, key = unpack(call('HMGET', run, 'row', 'tenant', 'key'))
+  local row, tenant, key, life = unpack(call('HMGET', run, 'row', 'tenant', 'key', 'life'))
   forget_gates(R)
   forget_webhooks(R)
   if row then
@@ -14,6 +14,9 @@ local function forget_run(R)
     if key and call('GET', P .. 'idem:' .. key) == R then
       call('DEL', P .. 'idem:' .. key)
     end
+  end
+  if life then
+    call('SREM', P .. 'runs:l:' .. life, R)
   end
   call('ZREM', P .. 'runs:ended', R)
   call('DEL', run)

@@ -14,9 +14,19 @@ local function put_entry(life, position, epoch, at, schema, w, body)
   end
 end
 
+-- Whether the entry at this position is the first of this very append.
+local function wrote(life, position, epoch, w)
+  local id = num(position) .. '-0'
+  local entry = call('XRANGE', P .. 'log:' .. life, id, id)[1]
+  local of = {}
+  for n = 1, entry and #entry[2] or 0, 2 do
+    of[entry[2][n]] = entry[2][n + 1]
+  end
+  return of.w == w and of.e == epoch
+end
+
 -- Notes that resume begins somewhere else, or that the next gate has another number, from this position on; for forks to come.
-local function put_mark(life, position, resume, gate)
-  local at = num(position)
+local function put_mark(life, at, resume, gate)
   call('ZADD', P .. 'marks:' .. life, at, at .. ':' .. resume .. ':' .. gate)
 end
 

@@ -1,0 +1,67 @@
+-- Appends to a session's log, with everything that the entries mean for it and for its run.
+-- ARGV: session, epoch, after, write id, written at, schema; then what the program read from the entries: the run that they name or
+-- '', what is wrong with them or '', whether they are progress, whether hands may know the session from now on, where resume
+-- begins or ''; how the run ended or '', and where; how many marks, gates and bodies follow, and the number of the first gate. Then
+-- the marks (position, where resume begins or '', next gate or ''), the gates (question, expires or ''), the bodies.
+-- Answers `ok`; `fenced` and the epoch; `conflict` and the head; `wrong` and why.
+local D, epoch, after, write_id, at, schema = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6], ARGV[7]
+local run, wrong, status, ended_at = ARGV[8], ARGV[9], ARGV[13], ARGV[14]
+local marks, gates, bodies, first_gate = tonumber(ARGV[15]), tonumber(ARGV[16]), tonumber(ARGV[17]), tonumber(ARGV[18])
+local first_mark = 19
+local first_question = first_mark + 3 * marks
+local first_body = first_question + 2 * gates
+
+local session = P .. 's:' .. D
+local life, current, head, resume, next_gate, front, owned, progressed, handed = unpack(call('HMGET', session, 'life', 'epoch', 'head',
+  'resume', 'gate', 'front', 'owned', 'progressed', 'handed'))
+if not life then
+  return {'fenced', '0'}
+end
+if epoch ~= current then
+  return {'fenced', current}
+end
+head, next_gate = tonumber(head), tonumber(next_gate)
+if after ~= head then
+  if after < head and wrote(life, after + 1, epoch, write_id) then
+    return {'ok'}
+  end
+  return owned == '1' and {'conflict', num(head)} or {'fenced', current}
+end
+if owned ~= '1' then
+  return {'fenced', current} -- given back or ended since: nobody may write
+end
+if wrong ~= '' then
+  return {'wrong', wrong}
+end
+if run ~= '' and run ~= front then
+  return {'wrong', 'an entry names run ' .. run .. ', but the lease is for ' .. (front or 'none')}
+end
+if gates > 0 and first_gate ~= next_gate then
+  return {'wrong', 'a gate has the number ' .. num(first_gate) .. ", the session's next is " .. num(next_gate)}
+end
+
+for n = 1, bodies do
+  put_entry(life, head + n, epoch, at, schema, n == 1 and write_id, ARGV[first_body + n - 1])
+end
+for n = first_mark, first_question - 1, 3 do
+  local to = ARGV[n + 1] ~= '' and ARGV[n + 1] or resume
+  put_mark(life, ARGV[n], to, ARGV[n + 2] ~= '' and ARGV[n + 2] or num(next_gate))
+end
+if ARGV[12] ~= '' then
+  resume = ARGV[12]
+end
+call('HSET', session, 'head', num(head + bodies), 'resume', resume, 'gate', num(next_gate + gates), 'updated', num(now),
+  'progressed', ARGV[10] == '1' and '1' or progressed, 'handed', ARGV[11] == '1' and '1' or handed)
+if status ~= '' then
+  settle(front, status, tonumber(ended_at))
+end
+if gates > 0 then
+  local asked = {}
+  for n = 0, gates - 1 do
+    local expires = ARGV[first_question + 2 * n + 1]
+    asked[n + 1] = {gate = num(first_gate + n), question = ARGV[first_question + 2 * n], expires = expires ~= '' and expires or nil}
+  end
+  park(front, asked, at)
+end
+tell_grown(D, head + bodies)
+return {'ok'}

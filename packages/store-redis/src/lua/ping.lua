@@ -1,0 +1,2 @@
+-- Does nothing, but only where the server takes writes.
+return 'pong'
