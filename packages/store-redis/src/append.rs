@@ -19,7 +19,7 @@ pub(crate) const MAX_APPEND_BYTES: usize = 256 * 1024 * 1024;
 /// Most entries of one append: what the server does in one step.
 pub(crate) const MAX_APPEND_ENTRIES: usize = 10_000;
 
-pub(crate) static APPEND: Script = script!("append", ["log", "stream", "queue", "gates", "hooks", "settle"]);
+pub(crate) static APPEND: Script = script!("append", ["log", "stream", "queue", "gates", "hooks", "settle", "verdict"]);
 
 /// An append with its bodies in their stored form.
 #[derive(Debug)]

@@ -11,10 +11,12 @@
 mod address;
 mod append;
 mod entries;
+mod gates;
 mod keys;
 mod link;
 mod log;
 mod news;
+mod outbox;
 mod pages;
 mod record;
 mod reply;

@@ -58,6 +58,12 @@ local function webhooks_due()
   return call('ZCOUNT', P .. 'hooks', '-inf', num(now)) + call('ZCOUNT', P .. 'hooks:leased', '(' .. num(now), '+inf')
 end
 
+-- How long it is until the next message is due or the next claim ends, in milliseconds; '' when there is none.
+local function until_next_webhook()
+  local first = call('ZRANGE', P .. 'hooks', 0, 0, 'WITHSCORES')[2]
+  return first and num(math.max(tonumber(first) - now, 0)) or ''
+end
+
 -- A run's record goes; what is still to be sent stays.
 local function forget_webhooks(R)
   for _, id in ipairs(call('LRANGE', P .. 'hooks:' .. R, 0, -1)) do
