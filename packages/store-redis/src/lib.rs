@@ -10,6 +10,7 @@
 
 mod address;
 mod append;
+mod durable;
 mod entries;
 mod gates;
 mod keys;
@@ -33,6 +34,8 @@ use torpor_core::observe::{Nobody, Observer};
 use torpor_core::{Clock, SystemClock, Timestamp, store};
 
 pub use crate::address::{Address, InvalidAddress};
+pub use crate::durable::Durability;
+use crate::durable::Synced;
 use crate::link::Link;
 use crate::news::News;
 use crate::shard::Shards;
@@ -51,8 +54,10 @@ pub struct Options {
     pub result_ttl: Duration,
     /// Most runs that may be queued, running or paused at once, in each shard; 1,000,000 by default.
     pub max_queued: u64,
-    /// How long one call may take before the store counts as away; 5 s by default.
+    /// How long one call may take before the store counts as away, and an intent may wait to be durable; 5 s by default.
     pub timeout: Duration,
+    /// What an append that holds an intent waits for; nothing by default.
+    pub durability: Durability,
     /// The store's clock for tests; `None` is the server's.
     pub clock: Option<Arc<dyn Clock>>,
     /// Who is told of commits; nobody by default.
@@ -68,6 +73,7 @@ impl Default for Options {
             result_ttl: Duration::from_secs(86_400),
             max_queued: 1_000_000,
             timeout: Duration::from_secs(5),
+            durability: Durability::Off,
             clock: None,
             observer: Arc::new(Nobody),
         }
@@ -92,6 +98,7 @@ pub struct Store {
     pub(crate) shards: Shards,
     pub(crate) wake: Wake,
     pub(crate) news: News,
+    pub(crate) synced: Option<Synced>,
     pub(crate) options: Options,
     /// What local waits are measured with; the same as the store's clock in tests.
     pub(crate) clock: Arc<dyn Clock>,
@@ -118,8 +125,12 @@ impl Store {
         let id = shard::found(&link, &shards, &options).await?;
         let wake = Wake::start(&link, &shards);
         let news = News::start(&link);
+        let synced = match options.durability {
+            Durability::Off => None,
+            Durability::Synced { replicas } => Some(Synced::start(&link, &shards, replicas, options.timeout)),
+        };
         let clock = options.clock.clone().unwrap_or_else(|| Arc::new(SystemClock));
-        Ok(Self { link, shards, wake, news, options, clock, id })
+        Ok(Self { link, shards, wake, news, synced, options, clock, id })
     }
 
     /// Which store this is: a random id that was made with it.

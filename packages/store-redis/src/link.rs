@@ -12,7 +12,7 @@ use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType};
-use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, RedisError, TlsMode, Value};
+use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, Pipeline, RedisError, TlsMode, Value};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use torpor_core::store;
@@ -25,6 +25,9 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// After a connection could not be made, everybody is told so for this long before the next attempt: a flood of callers
 /// must not queue up for attempts that take seconds each.
 const COOL_DOWN: Duration = Duration::from_millis(100);
+
+/// Bytes that must come through in a second: a command that carries more may take longer than others.
+const SLOWEST: usize = 8 << 20;
 
 /// Cluster redirections that one command follows.
 const REDIRECTIONS: u32 = 4;
@@ -87,6 +90,15 @@ impl Conn {
         // An error within an answer is an answer's error.
         answer.extract_error()
     }
+
+    /// Sends several commands in one piece, in a cluster all to the node of the first one that names a key. An error of the
+    /// server is the answer of its command.
+    pub(crate) async fn send_all(&mut self, commands: &Pipeline) -> Result<Vec<Value>, RedisError> {
+        match self {
+            Self::Single(conn) => conn.req_packed_commands(commands, 0, commands.len()).await,
+            Self::Cluster(conn) => conn.req_packed_commands(commands, 0, commands.len()).await,
+        }
+    }
 }
 
 impl Link {
@@ -94,16 +106,32 @@ impl Link {
         Self { address, timeout, data: Slot::default(), control: Slot::default() }
     }
 
+    /// How much longer a command may take that carries so many bytes.
+    pub(crate) fn extra(bytes: usize) -> Duration {
+        Duration::from_secs((bytes / SLOWEST) as u64)
+    }
+
     /// Sends one command.
     ///
     /// # Errors
     /// The server's error, for whoever looks at its code; [`fault`] makes of it what callers of the store are told.
     pub(crate) async fn send(&self, lane: Lane, cmd: &Cmd) -> Result<Value, Failure> {
+        self.send_large(lane, cmd, 0).await
+    }
+
+    /// Sends one command that carries so many bytes.
+    ///
+    /// # Errors
+    /// As [`Link::send`].
+    pub(crate) async fn send_large(&self, lane: Lane, cmd: &Cmd, bytes: usize) -> Result<Value, Failure> {
         let slot = match lane {
             Lane::Data => &self.data,
             Lane::Control => &self.control,
         };
         let (made, mut conn) = self.connection(slot).await.map_err(Failure::Away)?;
+        if let (Conn::Single(conn), true) = (&mut conn, bytes >= SLOWEST) {
+            conn.set_response_timeout(self.timeout + Self::extra(bytes));
+        }
         match conn.send(cmd).await {
             Ok(value) => Ok(value),
             Err(e) => {
@@ -236,7 +264,7 @@ impl Failure {
 }
 
 /// Whether the connection is of no use any more: it broke, its server answers late, or it is not the primary any more.
-fn breaks(e: &RedisError) -> bool {
+pub(crate) fn breaks(e: &RedisError) -> bool {
     e.is_io_error()
         || e.is_timeout()
         || e.is_connection_dropped()

@@ -11,6 +11,7 @@ use torpor_core::{Epoch, Position, SessionKey, store};
 
 use crate::Store;
 use crate::append::{APPEND, Encoded};
+use crate::durable::Done;
 use crate::entries::{self, MAX_READ, MAX_READ_BYTES};
 use crate::link::Lane;
 use crate::script::{Args, Script, script};
@@ -75,9 +76,18 @@ impl SessionLog for Store {
         let session = append.session.clone();
         let encoded = Encoded::new(append)?;
         let changes = encoded.changes();
+        let synced = self.synced.as_ref().filter(|_| encoded.is_intent());
         let (args, asked) = encoded.args()?;
         let shard = self.shards.of_tenant(session.tenant());
-        let last = asked.answer(self.run(Lane::Data, shard, &APPEND, args).await?)?;
+        let last = match synced {
+            None => asked.answer(self.run(Lane::Data, shard, &APPEND, args).await?)?,
+            Some(synced) => {
+                let Done { reply, safe } = synced.run(shard, &APPEND, args, self.script_time()).await?;
+                let last = asked.answer(reply)?;
+                safe?; // it is stored, but perhaps not for good: to be repeated
+                last
+            }
+        };
         self.tell_grown(&session);
         if let Some(run) = changes {
             self.tell_changed(shard, &run);

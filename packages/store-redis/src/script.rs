@@ -16,6 +16,24 @@ pub(crate) struct Script {
     pub(crate) source: LazyLock<(String, String)>,
 }
 
+impl Script {
+    /// The command that runs it on the shard with this prefix: by its hash, or whole for a server that does not know it yet.
+    pub(crate) fn command(&self, by_hash: bool, prefix: &str, now: Option<Timestamp>, args: &Args) -> Cmd {
+        let (source, hash) = &*self.source;
+        let (verb, what) = if by_hash { ("EVALSHA", hash) } else { ("EVAL", source) };
+        let mut cmd = Cmd::new();
+        cmd.arg(verb).arg(what).arg(1).arg(prefix);
+        match now {
+            Some(now) => cmd.arg(now.0),
+            None => cmd.arg(""),
+        };
+        for arg in &args.0 {
+            cmd.arg(Raw(arg));
+        }
+        cmd
+    }
+}
+
 /// The pieces of a script, one after the other, and the SHA-1 of the whole.
 pub(crate) fn assemble(pieces: &[&str]) -> (String, String) {
     let source = pieces.concat();
@@ -99,6 +117,11 @@ impl Args {
     pub(crate) fn maybe_number(self, number: Option<u64>) -> Self {
         self.maybe(number.map(|n| n.to_string()))
     }
+
+    /// How much there is of them.
+    pub(crate) fn bytes_held(&self) -> usize {
+        self.0.iter().map(Vec::len).sum()
+    }
 }
 
 struct Raw<'a>(&'a [u8]);
@@ -157,21 +180,9 @@ pub(crate) async fn run(
     (script, prefix, now): (&Script, &str, Option<Timestamp>),
     args: &Args,
 ) -> Result<Reply, store::Error> {
-    let (source, hash) = &*script.source;
-    let command = |verb: &str, what: &str| {
-        let mut cmd = Cmd::new();
-        cmd.arg(verb).arg(what).arg(1).arg(prefix);
-        match now {
-            Some(now) => cmd.arg(now.0),
-            None => cmd.arg(""),
-        };
-        for arg in &args.0 {
-            cmd.arg(Raw(arg));
-        }
-        cmd
-    };
-    let answer = match link.send(lane, &command("EVALSHA", hash)).await {
-        Err(e) if e.is_no_script() => link.send(lane, &command("EVAL", source)).await,
+    let (by_hash, bytes) = (script.command(true, prefix, now, args), args.bytes_held());
+    let answer = match link.send_large(lane, &by_hash, bytes).await {
+        Err(e) if e.is_no_script() => link.send_large(lane, &script.command(false, prefix, now, args), bytes).await,
         answer => answer,
     };
     match answer {

@@ -23,6 +23,8 @@ end
 head, next_gate = tonumber(head), tonumber(next_gate)
 if after ~= head then
   if after < head and wrote(life, after + 1, epoch, write_id) then
+    -- Changes nothing, but it is a write of this connection: whoever waits for it to be durable waits for the first one too.
+    call('HSET', session, 'head', num(head))
     return {'ok'}
   end
   return owned == '1' and {'conflict', num(head)} or {'fenced', current}
@@ -51,7 +53,7 @@ if ARGV[12] ~= '' then
   resume = ARGV[12]
 end
 call('HSET', session, 'head', num(head + bodies), 'resume', resume, 'gate', num(next_gate + gates), 'updated', num(now),
-  'progressed', ARGV[10] == '1' and '1' or progressed, 'handed', ARGV[11] == '1' and '1' or handed)
+  'progressed', ARGV[10] == '1' and '1' or progressed or '0', 'handed', ARGV[11] == '1' and '1' or handed or '0')
 if status ~= '' then
   settle(front, status, tonumber(ended_at))
 end
