@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -46,21 +47,45 @@ pub async fn serve(
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Invalid> {
+    serve_routes(listener, app, config, routes::build, shutdown).await
+}
+
+/// As [`serve`], with nothing but `/livez`, `/readyz` and `/metrics`: for a process that takes no requests, and whoever
+/// watches it.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_probes(
+    listener: TcpListener,
+    app: App,
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Invalid> {
+    serve_routes(listener, app, config, routes::build_probes, shutdown).await
+}
+
+async fn serve_routes(
+    listener: TcpListener,
+    app: App,
+    config: Config,
+    routes: fn(Arc<Shared>) -> Router,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Invalid> {
     config.check()?;
     let shared = Shared::new(app, config);
     let slots = Arc::new(Semaphore::new(shared.config.max_connections));
-    accept(listener, &shared, &slots, shutdown).await;
+    accept(listener, routes(Arc::clone(&shared)), &shared, &slots, shutdown).await;
     drain(&shared, &slots).await;
     Ok(())
 }
 
 async fn accept(
     listener: TcpListener,
+    router: Router,
     shared: &Arc<Shared>,
     slots: &Arc<Semaphore>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let router = routes::build(Arc::clone(shared));
     let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
     let mut shutdown = pin!(shutdown);
     loop {

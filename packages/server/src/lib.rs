@@ -22,7 +22,7 @@ mod routes;
 mod stream;
 mod submit;
 
-pub use accept::serve;
+pub use accept::{serve, serve_probes};
 pub use app::{App, Check, LocalWorker, Room, Scrape};
 pub use config::{Config, Invalid as InvalidConfig};
 pub use routes::keys::{MAX_OVERLAP_SECONDS, USUAL_OVERLAP, show as show_key, show_secret as show_key_secret};

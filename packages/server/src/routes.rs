@@ -40,7 +40,7 @@ pub fn router(app: App, config: Config) -> Router {
 }
 
 pub(crate) fn build(shared: Arc<Shared>) -> Router {
-    Router::new()
+    let routes = Router::new()
         .route("/runs", post(runs::submit).get(query::list))
         .route("/runs/status", get(query::status))
         .route("/runs/{runId}", get(query::record))
@@ -67,7 +67,22 @@ pub(crate) fn build(shared: Arc<Shared>) -> Router {
         .route("/health", get(health::health))
         .route("/livez", get(health::health))
         .route("/readyz", get(health::ready))
-        .route("/metrics", get(metrics::metrics))
+        .route("/metrics", get(metrics::metrics));
+    finish(routes, shared)
+}
+
+/// Only what machines ask of a process that serves nobody.
+pub(crate) fn build_probes(shared: Arc<Shared>) -> Router {
+    let routes = Router::new()
+        .route("/livez", get(health::health))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(metrics::metrics));
+    finish(routes, shared)
+}
+
+/// What every router has besides its routes.
+fn finish(routes: Router<Arc<Shared>>, shared: Arc<Shared>) -> Router {
+    routes
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(from_fn_with_state(Arc::clone(&shared), guard))

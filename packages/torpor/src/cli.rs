@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::config::{Config, Overrides, ProcessEnv, Raw, Refused};
-use crate::{demo, doctor, gates, keys, run, runs, serve, sessions};
+use crate::{demo, doctor, gates, keys, run, runs, serve, sessions, worker};
 
 /// A scale-to-zero runtime for AI agents.
 ///
@@ -43,6 +43,8 @@ Examples:
 enum Command {
     /// Start the runtime: HTTP server, worker and store in one process
     Serve(ServeArgs),
+    /// Work on what is queued, and end when nothing is left to do
+    Worker(worker::Arguments),
     /// Submit one run, follow it, and print its outcome
     Run(run::Arguments),
     /// List, show, follow and cancel runs, and send messages to them
@@ -106,6 +108,13 @@ Examples:
   TORPOR_MODEL=openai/gpt-5 OPENAI_API_KEY=… torpor serve")]
 struct ServeArgs {
     #[command(flatten)]
+    settings: Settings,
+}
+
+/// The settings of a command that works with all of them.
+#[derive(Args)]
+pub(crate) struct Settings {
+    #[command(flatten)]
     sources: Sources,
     /// Show the merged settings with their sources, secrets masked, and exit
     #[arg(long)]
@@ -114,7 +123,24 @@ struct ServeArgs {
     #[arg(long, requires = "print_config")]
     json: bool,
     #[command(flatten)]
-    settings: Overrides,
+    overrides: Overrides,
+}
+
+impl Settings {
+    /// The checked configuration; `None` if it was to be shown, which is done then.
+    pub(crate) fn config(&self) -> Result<Option<Config>, Error> {
+        let raw = self.sources.raw(&self.overrides);
+        let checked = Config::from_raw(&raw);
+        if self.print_config {
+            if self.json {
+                println!("{:#}", crate::config::show_json(&raw));
+            } else {
+                print!("{}", crate::config::show(&raw));
+            }
+            return Ok(checked.map(|_| None)?);
+        }
+        Ok(Some(checked?))
+    }
 }
 
 /// How a command ended.
@@ -180,6 +206,7 @@ pub(crate) fn main() -> ExitCode {
     };
     let ended = match cli.command {
         Command::Serve(args) => serve_command(&args),
+        Command::Worker(args) => worker::main(&args),
         Command::Run(args) => run::main(&args),
         Command::Runs(args) => runs::main(&args),
         Command::Gates(args) => gates::main(&args),
@@ -207,17 +234,10 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn serve_command(args: &ServeArgs) -> Result<Exit, Error> {
-    let raw = args.sources.raw(&args.settings);
-    let checked = Config::from_raw(&raw);
-    if args.print_config {
-        if args.json {
-            println!("{:#}", crate::config::show_json(&raw));
-        } else {
-            print!("{}", crate::config::show(&raw));
-        }
-        return Ok(checked.map(|_| Exit::Success)?);
+    match args.settings.config()? {
+        Some(config) => serve::main(config),
+        None => Ok(Exit::Success),
     }
-    serve::main(checked?)
 }
 
 #[cfg(test)]

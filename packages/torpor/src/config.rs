@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use torpor_core::model::Ref;
+use torpor_worker::Claims;
 
 use crate::watching::spans::{self, Collector};
 
@@ -49,6 +50,8 @@ pub(crate) enum Confinement {
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) bind: SocketAddr,
+    /// Where a worker answers probes.
+    pub(crate) probe_bind: Option<SocketAddr>,
     /// A bind beyond loopback is allowed without a key.
     pub(crate) insecure_no_auth: bool,
     pub(crate) api_keys_file: Option<PathBuf>,
@@ -211,6 +214,7 @@ impl Config {
             lease,
             max_attempts: u32::try_from(r.number("TORPOR_MAX_ATTEMPTS", 1, 100)).unwrap_or(1),
             drain: r.seconds("TORPOR_DRAIN_SECONDS", 0, 3600),
+            claims: read_claims(&mut r),
         };
         let patience = r.seconds("TORPOR_CLIENT_SECONDS", 1, 3600);
         let server = torpor_server::Config {
@@ -231,6 +235,8 @@ impl Config {
         };
         let config = Self {
             bind,
+            probe_bind: r
+                .parse("TORPOR_PROBE_BIND", "an IP address and a port, as in 127.0.0.1:8081", |t| t.parse().ok()),
             insecure_no_auth: r.flag("TORPOR_INSECURE_NO_AUTH"),
             api_keys_file: r.text("TORPOR_API_KEYS_FILE").filter(|t| !t.is_empty()).map(PathBuf::from),
             webhook_secrets_file: r.text("TORPOR_WEBHOOK_SECRETS_FILE").filter(|t| !t.is_empty()).map(PathBuf::from),
@@ -295,6 +301,18 @@ impl Config {
 
 fn rate(r: &mut Reader<'_>, name: &str) -> u32 {
     u32::try_from(r.number(name, 1, u64::from(torpor_core::key::Rate::MAX))).unwrap_or(1)
+}
+
+fn read_claims(r: &mut Reader<'_>) -> Claims {
+    let choices = [("all", Claims::All), ("sync", Claims::Handed)];
+    let claims = r.one_of("TORPOR_SERVE_WORKER", &choices).unwrap_or(Claims::All);
+    if claims == Claims::Handed && r.text("REDIS_URL").is_none_or(str::is_empty) {
+        r.problem(
+            "TORPOR_SERVE_WORKER",
+            "sync leaves work to `torpor worker`, which cannot share the embedded store; set REDIS_URL, or use all",
+        );
+    }
+    claims
 }
 
 const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);

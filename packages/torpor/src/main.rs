@@ -23,6 +23,7 @@ mod ui;
 mod watched_file;
 mod watching;
 mod webhooks;
+mod worker;
 
 use std::process::ExitCode;
 

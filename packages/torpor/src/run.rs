@@ -18,7 +18,7 @@ use crate::cli::{Error, Exit, Sources};
 use crate::client::Client;
 use crate::config::{Config, Overrides};
 use crate::runs::Live;
-use crate::runtime::Runtime;
+use crate::runtime::{Role, Runtime};
 use crate::{follow, runs, serve, telemetry, ui};
 
 /// How long the server that runs in this process may take to go.
@@ -125,7 +125,7 @@ async fn in_process(mut config: Config, args: &Arguments, envelope: &Value) -> R
     config.server.drain = SHORT_DRAIN;
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen on loopback")?;
     let url = format!("http://{}", listener.local_addr().context("cannot read the listener's address")?);
-    let runtime = Runtime::open(&config).await?;
+    let runtime = Runtime::open(&config, Role::Server).await?;
     let client = Client::new(&url)?.showing(runtime.owner_key())?.passing();
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(runtime.serve(listener, async {

@@ -16,12 +16,12 @@ use torpor_core::live::Hub;
 use torpor_core::queue::Lease;
 use torpor_core::sandbox::SandboxTransport;
 use torpor_harness::Deps;
-use torpor_worker::{Webhooks, Worker};
+use torpor_worker::{Claims, Webhooks, Worker};
 
 use crate::cli::Error;
 use crate::config::{Config, Confinement, SandboxKind};
 use crate::keys_file::WithFile;
-use crate::stores::{Stores, not_opened};
+use crate::stores::{Stores, not_opened, not_shared};
 use crate::watching::Watching;
 use crate::webhooks;
 
@@ -30,13 +30,29 @@ mod sweeper;
 
 pub(crate) use published::{Published, published};
 
+/// How long a worker has nothing to do before it ends: so much longer than a lease, that what a worker that died left is
+/// claimable before.
+const IDLE: Duration = Duration::from_secs(2);
+
+/// Connections for probes at once.
+const PROBES: usize = 64;
+
+/// What the process is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It answers requests.
+    Server,
+    /// It works on what is queued.
+    Worker,
+}
+
 /// Everything that one process runs.
 pub(crate) struct Runtime {
     owner_secret: Secret,
     sweeper: sweeper::Sweeper,
     worker: Worker,
     webhooks: Webhooks,
-    drain: Duration,
+    config: torpor_worker::Config,
     app: torpor_server::App,
     server: torpor_server::Config,
     data_dir: PathBuf,
@@ -49,12 +65,18 @@ impl Runtime {
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the data folder is in use, or commands cannot be confined on this machine.
-    pub(crate) async fn open(config: &Config) -> Result<Self, Error> {
+    pub(crate) async fn open(config: &Config, role: Role) -> Result<Self, Error> {
+        let (not_opened, claims): (fn(&_) -> _, _) = match role {
+            Role::Server => (not_opened, config.worker.claims),
+            Role::Worker => (not_shared, Claims::All),
+        };
+        let work = torpor_worker::Config { claims, ..config.worker };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let watching = Watching::start(config, &*clock)
             .map_err(|e| Error::Other(anyhow::anyhow!("spans for a collector: {e}")))?;
         let observer = watching.observer.clone();
-        let stores = Stores::open(config, clock.clone(), observer.clone()).await?;
+        let stores = Stores::open(config, clock.clone(), observer.clone()).await;
+        let stores = stores.map_err(|e| not_opened(&e))?;
         let models = torpor_model::Models::new(&config.models).map_err(|e| Error::Usage(setting(&e)))?;
         let sandbox = sandbox(config, &stores.id)?;
         let live = Hub::default();
@@ -68,7 +90,7 @@ impl Runtime {
             settings: Arc::new(config.harness.clone()),
         };
         let deliver = webhooks::sender(config, clock.clone())?;
-        let worker = Worker::new(deps, stores.queue.clone(), WorkerId::generate(&host_name()), config.worker);
+        let worker = Worker::new(deps, stores.queue.clone(), WorkerId::generate(&host_name()), work);
         let (owner_secret, owner) = Record::issue(owners_wish(), clock.now());
         let check = |s: &Arc<_>| Arc::new(SandboxCheck(Arc::clone(s))) as Arc<dyn torpor_server::Check>;
         let checks = sandbox.iter().map(check).collect();
@@ -102,13 +124,8 @@ impl Runtime {
             owner_secret,
             sweeper,
             worker,
-            webhooks: Webhooks {
-                outbox: stores.outbox,
-                deliver,
-                clock: app.clock.clone(),
-                observer: app.observer.clone(),
-            },
-            drain: config.worker.drain,
+            webhooks: Webhooks::new(stores.outbox, deliver, app.clock.clone(), app.observer.clone()),
+            config: work,
             app,
             server: config.server.clone(),
             data_dir: config.data_dir.clone(),
@@ -151,13 +168,15 @@ impl Runtime {
     /// Serves until `shutdown`, then drains: the server lets its requests finish and the worker its leaves.
     pub(crate) async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
         let (tell, told) = watch::channel(());
-        let until_told = |mut told: watch::Receiver<()>| async move {
-            let _ = told.changed().await;
-        };
         let sweeper = tokio::spawn(self.sweeper.run());
-        let server = torpor_server::serve(listener, self.app, self.server, until_told(told.clone()));
-        let worker = self.worker.run(until_told(told.clone()));
-        let webhooks = self.webhooks.run(until_told(told), self.drain);
+        let server = torpor_server::serve(listener, self.app, self.server, until_told(&told));
+        let worker = self.worker.run(until_told(&told));
+        let webhooks = async {
+            // Webhooks are sent by whoever claims the work that nobody waits for.
+            if self.config.claims == Claims::All {
+                self.webhooks.run(until_told(&told), self.config.drain).await;
+            }
+        };
         let stop = async {
             shutdown.await;
             let _ = tell.send(());
@@ -166,6 +185,74 @@ impl Runtime {
         sweeper.abort();
         self.watching.end().await;
         served.context("the HTTP server failed")
+    }
+
+    /// Works until `shutdown`, or unless `forever` until there was nothing to do for long enough, then drains. Probes are
+    /// answered to the last.
+    pub(crate) async fn work(
+        self,
+        probes: Option<TcpListener>,
+        forever: bool,
+        shutdown: impl Future<Output = ()>,
+    ) -> anyhow::Result<Worked> {
+        let (tell, told) = watch::channel(());
+        let (tell_probes, told_probes) = watch::channel(());
+        let sweeper = tokio::spawn(self.sweeper.run());
+        let idle_after = self.config.lease + IDLE;
+        let stop = async {
+            let idle = tokio::select! {
+                () = shutdown => None,
+                () = self.worker.idle(&self.webhooks, idle_after), if !forever => Some(idle_after),
+            };
+            let _ = tell.send(());
+            idle
+        };
+        let work = async {
+            let worker = self.worker.run(until_told(&told));
+            let webhooks = self.webhooks.run(until_told(&told), self.config.drain);
+            let ((), (), idle) = tokio::join!(worker, webhooks, stop);
+            let _ = tell_probes.send(());
+            idle
+        };
+        let near = probes.as_ref().and_then(|l| l.local_addr().ok()).is_some_and(|address| address.ip().is_loopback());
+        let local_only = self.server.local_only && near;
+        let server =
+            torpor_server::Config { max_connections: PROBES, drain: Duration::ZERO, local_only, ..self.server };
+        let probes = async {
+            match probes {
+                Some(listener) => {
+                    torpor_server::serve_probes(listener, self.app, server, until_told(&told_probes)).await
+                }
+                None => Ok(()),
+            }
+        };
+        let (idle, probed) = tokio::join!(work, probes);
+        sweeper.abort();
+        self.watching.end().await;
+        probed.context("the HTTP server for probes failed")?;
+        Ok(Worked { idle, runs: self.worker.begun(), webhooks: self.webhooks.begun() })
+    }
+
+    /// The id under which this process claims.
+    pub(crate) fn worker_id(&self) -> &WorkerId {
+        self.worker.id()
+    }
+}
+
+/// What a worker did.
+pub(crate) struct Worked {
+    /// It ended because there was nothing to do for so long; else because it was told to.
+    pub(crate) idle: Option<Duration>,
+    /// Runs that it worked on.
+    pub(crate) runs: u64,
+    /// Attempts at webhooks that it made.
+    pub(crate) webhooks: u64,
+}
+
+fn until_told(told: &watch::Receiver<()>) -> impl Future<Output = ()> + use<> {
+    let mut told = told.clone();
+    async move {
+        let _ = told.changed().await;
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use crate::cli::{Error, Exit};
 use crate::config::Config;
-use crate::runtime::Runtime;
+use crate::runtime::{Role, Runtime};
 use crate::telemetry;
 
 /// Exit code of a process that was asked to stop twice.
@@ -25,7 +25,7 @@ pub(crate) fn main(config: Config) -> Result<Exit, Error> {
 async fn serve(config: Config) -> Result<(), Error> {
     // Before anything can be seen of this process: whoever sees it may want it to stop.
     let stop = told_to_stop()?;
-    let runtime = Runtime::open(&config).await?;
+    let runtime = Runtime::open(&config, Role::Server).await?;
     runtime.check_exposure(&config).await?;
     let listener = TcpListener::bind(config.bind)
         .await

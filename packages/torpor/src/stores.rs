@@ -32,17 +32,15 @@ pub(crate) struct Stores {
 }
 
 impl Stores {
-    /// Opens the store.
+    /// Opens the store. Asynchronous for the stores that are connected to.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when it cannot be had now: the data folder is in use, for instance.
-    ///
-    /// Asynchronous for the stores that are connected to.
+    /// [`store::Error::Unavailable`] when it cannot be had now: the data folder is in use, for instance.
     pub(crate) async fn open(
         config: &Config,
         clock: Arc<dyn Clock>,
         observer: Arc<dyn Observer>,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, store::Error> {
         let options = torpor_store_embedded::Options {
             lease: config.worker.lease,
             result_ttl: config.result_ttl,
@@ -50,7 +48,7 @@ impl Stores {
             clock,
             observer,
         };
-        let store = torpor_store_embedded::Store::open(&config.data_dir, options).map_err(|e| not_opened(&e))?;
+        let store = torpor_store_embedded::Store::open(&config.data_dir, options)?;
         let id = store.id().to_owned();
         Ok(Self::of(store, id))
     }
@@ -73,11 +71,16 @@ impl Stores {
     }
 }
 
-/// What a store that cannot be used means for a command.
+/// What a store that cannot be used means for a command that may be used beside others of its kind.
 pub(crate) fn not_opened(e: &store::Error) -> Error {
-    if e.is_retryable() {
-        Error::Unavailable(format!("{e}; wait for it, or start `torpor serve` once and let all clients use it"))
-    } else {
-        Error::Other(anyhow::anyhow!("{e}"))
-    }
+    refused(e, "wait for it, or start `torpor serve` once and let all clients use it")
+}
+
+/// What a store that cannot be used means for a worker.
+pub(crate) fn not_shared(e: &store::Error) -> Error {
+    refused(e, "let the `torpor serve` that has it do the work, or set REDIS_URL, which several processes can share")
+}
+
+fn refused(e: &store::Error, remedy: &str) -> Error {
+    if e.is_retryable() { Error::Unavailable(format!("{e}; {remedy}")) } else { Error::Other(anyhow::anyhow!("{e}")) }
 }

@@ -3,9 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use torpor_core::queue::LeaseKey;
 use torpor_harness::{Stop, StopHandle};
+
+use crate::busy::{Busy, Work};
 
 /// Cancels that may wait for their leases; such a lease is at most an instant away.
 const MAX_EARLY_CANCELS: usize = 1_024;
@@ -17,8 +19,7 @@ pub(crate) struct Active {
 
 struct Shared {
     inner: Mutex<Inner>,
-    /// How many leaves run; for those who wait until none does.
-    count: watch::Sender<usize>,
+    busy: Busy,
 }
 
 struct Inner {
@@ -36,13 +37,14 @@ pub(crate) struct Slot {
     key: LeaseKey,
     shared: Arc<Shared>,
     _place: Place,
+    _work: Work,
 }
 
 impl Active {
     pub(crate) fn new(limit: usize) -> Self {
         let limit = limit.clamp(1, Semaphore::MAX_PERMITS);
         let inner = Mutex::new(Inner { leaves: HashMap::new(), early_cancels: HashSet::new(), closed: false });
-        Self { room: Arc::new(Semaphore::new(limit)), shared: Arc::new(Shared { inner, count: watch::Sender::new(0) }) }
+        Self { room: Arc::new(Semaphore::new(limit)), shared: Arc::new(Shared { inner, busy: Busy::default() }) }
     }
 
     /// Room for a leaf, if there is any now. None while draining.
@@ -72,14 +74,13 @@ impl Active {
             handle.cancel();
         }
         inner.leaves.insert(key.clone(), handle);
-        self.shared.count.send_replace(inner.leaves.len());
-        Some((Slot { key: key.clone(), shared: self.shared.clone(), _place: place }, stop))
+        let _work = self.shared.busy.begin();
+        Some((Slot { key: key.clone(), shared: self.shared.clone(), _place: place, _work }, stop))
     }
 
-    /// Waits until no leaf runs. Cancellation safe.
-    pub(crate) async fn all_gone(&self) {
-        let mut count = self.shared.count.subscribe();
-        let _ = count.wait_for(|n| *n == 0).await;
+    /// The leaves that run, and what else keeps a lease.
+    pub(crate) fn busy(&self) -> &Busy {
+        &self.shared.busy
     }
 
     pub(crate) fn keys(&self) -> Vec<LeaseKey> {
@@ -89,6 +90,10 @@ impl Active {
     /// No leaf enters any more.
     pub(crate) fn close(&self) {
         self.shared.lock().closed = true;
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.shared.lock().closed
     }
 
     pub(crate) fn hand_back_all(&self) {
@@ -122,8 +127,6 @@ impl Shared {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut inner = self.shared.lock();
-        inner.leaves.remove(&self.key);
-        self.shared.count.send_replace(inner.leaves.len());
+        self.shared.lock().leaves.remove(&self.key);
     }
 }

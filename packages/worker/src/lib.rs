@@ -5,9 +5,11 @@
 //! Must not know: what a leaf does, which store or sandbox there is, who submitted a run, or how a webhook is sent.
 
 mod active;
+mod busy;
 mod webhooks;
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +33,9 @@ const QUEUE_AWAY: Duration = Duration::from_millis(500);
 const CLAIM_BATCH: usize = 16;
 /// How long leaves that were told to hand back may take to reach a safe point.
 const HAND_BACK_GRACE: Duration = Duration::from_secs(5);
+/// How long a claim that is under way at the end may take. Cut off, it could take leases along that nobody knows of, and
+/// whoever comes next would have to wait for their end. One that waits for work is not waited for.
+const LAST_CLAIM: Duration = Duration::from_millis(50);
 /// Wait of a run whose sandbox was busy.
 const BUSY_WAIT: Duration = Duration::from_secs(2);
 /// Waits before a run whose leaf could not reach its log is claimable again: doubled per attempt up to the cap.
@@ -48,11 +53,28 @@ pub struct Config {
     pub max_attempts: u32,
     /// How long running leaves may go on after a shutdown was asked for; then they are handed back.
     pub drain: Duration,
+    /// What it claims.
+    pub claims: Claims,
+}
+
+/// What a worker claims.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claims {
+    /// Whatever is in the queue.
+    All,
+    /// Nothing: it runs what it is handed ([`Room::take`]).
+    Handed,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { concurrency: 256, lease: Duration::from_secs(3), max_attempts: 5, drain: Duration::from_secs(20) }
+        Self {
+            concurrency: 256,
+            lease: Duration::from_secs(3),
+            max_attempts: 5,
+            drain: Duration::from_secs(20),
+            claims: Claims::All,
+        }
     }
 }
 
@@ -105,18 +127,41 @@ impl Worker {
     pub async fn run(&self, shutdown: impl Future<Output = ()>) {
         let beat = tokio::spawn(self.clone().heartbeat());
         let cancels = tokio::spawn(self.clone().hear_cancels());
+        let mut claiming = pin!(self.claim_until_closed());
         tokio::select! {
-            () = self.claim_forever() => {}
+            () = &mut claiming => {}
             () = shutdown => {}
+        }
+        self.0.active.close();
+        tokio::select! {
+            () = &mut claiming => {}
+            () = tokio::time::sleep(LAST_CLAIM) => {}
         }
         self.drain().await;
         beat.abort();
         cancels.abort();
     }
 
-    async fn claim_forever(&self) {
+    /// Waits until there was nothing to do for `long`, neither here nor for `webhooks`, and nothing to claim: what waits
+    /// for its time or for a person does not count, and neither does what others work on. Time in which the store does
+    /// not answer does not count either. Cancellation safe.
+    pub async fn idle(&self, webhooks: &Webhooks, long: Duration) {
+        let work = [self.0.active.busy(), webhooks.busy()];
+        busy::idle(|| self.0.queue.backlog(), &*self.0.deps.clock, work, long).await;
+    }
+
+    /// How many runs it has begun to work on.
+    #[must_use]
+    pub fn begun(&self) -> u64 {
+        self.0.active.busy().begun()
+    }
+
+    async fn claim_until_closed(&self) {
         let inner = &*self.0;
-        loop {
+        if inner.config.claims == Claims::Handed {
+            return std::future::pending().await;
+        }
+        while !inner.active.is_closed() {
             let places = inner.active.wait_for_room(CLAIM_BATCH).await;
             match inner.queue.claim(&inner.id, places.len(), CLAIM_SLICE).await {
                 Ok(leases) => leases.into_iter().zip(places).for_each(|(lease, place)| self.start(lease, place)),
@@ -160,15 +205,14 @@ impl Worker {
 
     async fn drain(&self) {
         let inner = &*self.0;
-        inner.active.close();
-        let clock = &inner.deps.clock;
+        let (clock, busy) = (&inner.deps.clock, inner.active.busy());
         tokio::select! {
-            () = inner.active.all_gone() => return,
+            () = busy.none() => return,
             () = clock.sleep(inner.config.drain) => {}
         }
         inner.active.hand_back_all();
         tokio::select! {
-            () = inner.active.all_gone() => {}
+            () = busy.none() => {}
             () = clock.sleep(HAND_BACK_GRACE) => {
                 tracing::warn!("some leaves did not reach a safe point in time; their leases will lapse");
             }
@@ -188,7 +232,13 @@ impl Worker {
                 worker.run_one(lease, stop).instrument(span).await;
                 drop(slot);
             }),
-            None => tokio::spawn(async move { worker.release(&lease, Release::HandBack).await }),
+            None => {
+                let keeping = self.0.active.busy().tidy();
+                tokio::spawn(async move {
+                    worker.release(&lease, Release::HandBack).await;
+                    drop(keeping);
+                })
+            }
         };
     }
 

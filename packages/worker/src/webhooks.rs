@@ -3,6 +3,7 @@
 //! Owns: how many are sent at once, the schedule of repeats, when one is given up. Must not know: how one is sent or
 //! signed, or what it says.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,9 @@ use tokio::task::JoinSet;
 use torpor_core::Clock;
 use torpor_core::observe::{Event, Observer, Posted};
 use torpor_core::webhook::{Claimed, Deliver, Failed, Failure, Noted, Outbox};
+
+use crate::LAST_CLAIM;
+use crate::busy::Busy;
 
 /// Waits before the attempts after the first, with up to a quarter of jitter on top: ten attempts in about 16 hours, so
 /// that a receiver may be away for a night.
@@ -42,17 +46,36 @@ const NOTE_TRIES: usize = 5;
 /// Sends what the outbox holds.
 #[derive(Clone)]
 pub struct Webhooks {
-    /// What is to be sent.
-    pub outbox: Arc<dyn Outbox>,
-    /// What sends.
-    pub deliver: Arc<dyn Deliver>,
-    /// The source of time.
-    pub clock: Arc<dyn Clock>,
-    /// Who is told of attempts.
-    pub observer: Arc<dyn Observer>,
+    outbox: Arc<dyn Outbox>,
+    deliver: Arc<dyn Deliver>,
+    clock: Arc<dyn Clock>,
+    observer: Arc<dyn Observer>,
+    sending: Busy,
 }
 
 impl Webhooks {
+    /// Sends from this outbox, with this sender, and tells this observer of attempts. Nothing happens until
+    /// [`Webhooks::run`].
+    #[must_use]
+    pub fn new(
+        outbox: Arc<dyn Outbox>,
+        deliver: Arc<dyn Deliver>,
+        clock: Arc<dyn Clock>,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
+        Self { outbox, deliver, clock, observer, sending: Busy::default() }
+    }
+
+    /// How many attempts it has begun.
+    #[must_use]
+    pub fn begun(&self) -> u64 {
+        self.sending.begun()
+    }
+
+    pub(crate) fn busy(&self) -> &Busy {
+        &self.sending
+    }
+
     /// Sends until `shutdown`; then attempts under way may end for `drain`. One that does not is made again by whoever
     /// comes next, under the same id.
     pub async fn run(&self, shutdown: impl Future<Output = ()>, drain: Duration) {
@@ -64,10 +87,10 @@ impl Webhooks {
                 match self.outbox.claim(free.len(), CLAIM, CLAIM_SLICE).await {
                     Ok(claimed) => {
                         for claimed in claimed {
-                            let (webhooks, place) = (self.clone(), free.pop());
+                            let (webhooks, kept) = (self.clone(), (free.pop(), self.sending.begin()));
                             sending.spawn(async move {
                                 webhooks.one(claimed).await;
-                                drop(place);
+                                drop(kept);
                             });
                         }
                     }
@@ -79,9 +102,16 @@ impl Webhooks {
                 while sending.try_join_next().is_some() {}
             }
         };
-        tokio::select! {
-            () = claiming => {}
-            () = shutdown => {}
+        {
+            let mut claiming = pin!(claiming);
+            tokio::select! {
+                () = &mut claiming => {}
+                () = shutdown => {}
+            }
+            tokio::select! {
+                () = claiming => {}
+                () = tokio::time::sleep(LAST_CLAIM) => {}
+            }
         }
         tokio::select! {
             () = async { while sending.join_next().await.is_some() {} } => {}

@@ -104,12 +104,7 @@ impl Rig {
     }
 
     fn send(&mut self, receiver: &Arc<Receiver>, drain: Duration) {
-        let webhooks = Webhooks {
-            outbox: self.store.clone(),
-            deliver: receiver.clone(),
-            clock: self.clock.clone(),
-            observer: self.counts.clone(),
-        };
+        let webhooks = Webhooks::new(self.store.clone(), receiver.clone(), self.clock.clone(), self.counts.clone());
         let (stop, stopped) = oneshot::channel::<()>();
         self.stop = Some(stop);
         let shutdown = async {

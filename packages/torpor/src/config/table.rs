@@ -144,6 +144,16 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "30",
         "How long a client may take to send a body (a third of it for a head), and leave an answer unread",
     ),
+    Setting::new(
+        "TORPOR_SERVE_WORKER",
+        "all",
+        "What `torpor serve` works on: all that is queued, or sync: what its own callers wait for; `torpor worker` does the \
+         rest, webhooks included (needs REDIS_URL)",
+    ),
+    Setting::unset(
+        "TORPOR_PROBE_BIND",
+        "Address and port where `torpor worker` answers /livez, /readyz and /metrics, and nothing else [default: none]",
+    ),
     Setting::new("TORPOR_DRAIN_SECONDS", "20", "How long running work may finish after SIGTERM"),
     Setting::new("TORPOR_LOG", "info", "Log filter, for instance `info` or `torpor_worker=debug,warn`"),
     Setting::new("TORPOR_LOG_FORMAT", "text", "text or json"),

@@ -22,6 +22,7 @@ use torpor_testkit::model_server::{ModelServer, script};
 pub mod follow;
 pub mod probe;
 pub mod terminal;
+pub mod work;
 
 /// Longest that anything here may take; a test that needs it has failed.
 const LIMIT: Duration = Duration::from_secs(60);

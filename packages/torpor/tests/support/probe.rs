@@ -33,6 +33,23 @@ impl Process {
         std::fs::read_dir(format!("/proc/{}/fd", self.0)).map_or(0, Iterator::count)
     }
 
+    /// Sockets on which it takes connections over TCP.
+    pub fn listeners(self) -> usize {
+        const LISTEN: &str = "0A";
+        let table = ["tcp", "tcp6"].map(|name| std::fs::read_to_string(format!("/proc/{}/net/{name}", self.0)));
+        let table = table.map(Result::unwrap_or_default).concat();
+        let listening: Vec<String> = table
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+            .filter(|columns| columns.get(3) == Some(&LISTEN))
+            .filter_map(|columns| Some(format!("socket:[{}]", columns.get(9)?)))
+            .collect();
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.0)).unwrap();
+        open.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok())
+            .filter(|target| listening.iter().any(|socket| target.as_os_str() == socket.as_str()))
+            .count()
+    }
+
     pub fn signal(self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_raw(i32::try_from(self.0).unwrap()).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
