@@ -5,6 +5,7 @@
 //! When a module here grows logic that only one crate needs, it belongs in that crate.
 
 pub mod clock;
+pub mod dead_letter;
 pub mod entry;
 pub mod envelope;
 pub mod gate;

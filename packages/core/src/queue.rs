@@ -167,17 +167,6 @@ pub struct Backlog {
     pub webhooks: u64,
 }
 
-/// A run that was given up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeadLetter {
-    /// The run.
-    pub run: RunId,
-    /// Why.
-    pub reason: String,
-    /// When.
-    pub at: Timestamp,
-}
-
 /// At-least-once delivery of runs; at most one live lease per session.
 ///
 /// Promises:
@@ -223,11 +212,9 @@ pub trait WorkQueue: Send + Sync + 'static {
     /// safe in that sense.
     async fn to_cancel(&self, worker: &WorkerId, wait: Duration) -> Result<Vec<LeaseKey>, store::Error>;
 
-    /// Notes that a run was given up, beside its terminal entry. Idempotent.
+    /// Notes that a run was given up, beside its terminal entry. Idempotent. What becomes of such runs:
+    /// [`dead_letter`](crate::dead_letter).
     async fn dead_letter(&self, run: &RunId, reason: &str) -> Result<(), store::Error>;
-
-    /// The dead letters, newest first, at most `limit`.
-    async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, store::Error>;
 
     /// Counts, by the store's clock.
     async fn backlog(&self) -> Result<Backlog, store::Error>;

@@ -50,6 +50,12 @@ pub struct Record {
     /// How the latest webhook about it stands; `None` while there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<webhook::Standing>,
+    /// The run that was given up and whose work this one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redrive_of: Option<RunId>,
+    /// The run that does the work of this one, which was given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redriven_as: Option<RunId>,
     /// Raised by every change of the record.
     pub version: u64,
 }
@@ -83,7 +89,8 @@ pub struct Page {
 /// Promises:
 /// - A record exists from the moment `enqueue` returned, and its terminal form from the moment the append of
 ///   `RunEnded` returned: there is no instant between.
-/// - Terminal records live for the store's result TTL from their end, then they are gone.
+/// - Terminal records live for the store's result TTL from their end, then they are gone. (That of a run that was given up
+///   lives as long as its [dead letter](crate::dead_letter), if this is longer.)
 /// - `wait` returns as soon as the record's version exceeds `seen`, without polling by the caller.
 #[async_trait]
 pub trait RunStore: Send + Sync + 'static {
@@ -103,6 +110,6 @@ pub trait RunStore: Send + Sync + 'static {
     /// A cheap check that the store answers, for readiness.
     async fn ping(&self) -> Result<(), store::Error>;
 
-    /// Removes terminal records past their TTL; answers how many.
+    /// Removes terminal records past their TTL; answers how many. Lets dead letters go that are past theirs, or too many.
     async fn sweep(&self) -> Result<u64, store::Error>;
 }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use torpor_core::dead_letter::LetterStore;
 use torpor_core::gate::GateStore;
 use torpor_core::key::{self, KeyStore};
 use torpor_core::live::Hub;
@@ -28,6 +29,8 @@ pub struct App {
     pub gates: Arc<dyn GateStore>,
     /// Where sessions are listed, forked, removed and moved.
     pub sessions: Arc<dyn SessionStore>,
+    /// Where runs that were given up are listed and driven again.
+    pub letters: Arc<dyn LetterStore>,
     /// Where pieces of answers show up while they stream.
     pub live: Hub,
     /// Where their records are read.

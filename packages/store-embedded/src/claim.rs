@@ -1,10 +1,10 @@
 //! Leases: claiming, keeping, giving back; and counting what is there.
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Row, params};
 use torpor_core::log::Head;
 use torpor_core::outcome::Status;
-use torpor_core::queue::{Backlog, DeadLetter, Lease, LeaseKey, Release};
-use torpor_core::{Epoch, Position, RunId, Timestamp, WorkerId};
+use torpor_core::queue::{Backlog, Lease, LeaseKey, Release};
+use torpor_core::{Epoch, Position, Timestamp, WorkerId};
 
 use crate::fault::Fault;
 use crate::leases::Held;
@@ -18,9 +18,6 @@ pub(crate) const MAX_CLAIM: usize = 256;
 
 /// Runs that one claim sets aside before it answers, so that a long row of them delays nobody else's command.
 const MAX_SET_ASIDE: usize = 256;
-
-/// Most dead letters that one call answers.
-const MAX_DEAD_LETTERS: usize = 1_000;
 
 /// What a claim found.
 pub(crate) struct Claimed {
@@ -263,30 +260,16 @@ pub(crate) fn backlog(b: &Batch<'_>) -> Result<Backlog, Fault> {
     })
 }
 
-/// The dead letters, newest first.
-pub(crate) fn dead_letters(conn: &Connection, limit: usize) -> Result<Vec<DeadLetter>, Fault> {
-    let mut query = conn.prepare_cached("SELECT run_id, reason, at_ms FROM dead_letter ORDER BY id DESC LIMIT ?1")?;
-    let mut rows = query.query([sql(limit.min(MAX_DEAD_LETTERS) as u64)])?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        let run = record::lossy(row, 0)?;
-        let Some(run) = RunId::parse(&run) else {
-            tracing::warn!(%run, "left out a dead letter whose run id cannot be read");
-            continue;
-        };
-        found.push(DeadLetter { run, reason: row.get(1)?, at: Timestamp(number(row, 2)?) });
-    }
-    Ok(found)
-}
-
-/// Removes up to `limit` records that ended at or before `ended_by`, with their keys, gates and dead letters;
-/// their sessions and logs stay.
-pub(crate) fn sweep(b: &Batch<'_>, ended_by: Timestamp, limit: u32) -> Result<u64, Fault> {
+/// Removes up to `limit` records that ended at or before `ended_by`, with their keys, gates and dead letters; their
+/// sessions and logs stay, and so do those whose dead letter is of after `dead_by`.
+pub(crate) fn sweep(b: &Batch<'_>, ended_by: Timestamp, dead_by: Timestamp, limit: u32) -> Result<u64, Fault> {
     let mut gone = b.conn.prepare_cached(
         "DELETE FROM run WHERE id IN (SELECT id FROM run WHERE ended_ms IS NOT NULL AND ended_ms <= ?1 \
+         AND NOT EXISTS (SELECT 1 FROM dead_letter d WHERE d.run_id = run.run_id AND d.at_ms > ?3) \
          ORDER BY ended_ms LIMIT ?2) RETURNING run_id",
     )?;
-    let gone: Vec<String> = gone.query_map(params![sql(ended_by.0), limit], |r| r.get(0))?.collect::<Result<_, _>>()?;
+    let gone: Vec<String> =
+        gone.query_map(params![sql(ended_by.0), limit, sql(dead_by.0)], |r| r.get(0))?.collect::<Result<_, _>>()?;
     for run in &gone {
         b.conn.prepare_cached("DELETE FROM dead_letter WHERE run_id = ?1")?.execute([run])?;
         outbox::forget(b.conn, run)?;

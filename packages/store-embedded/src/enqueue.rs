@@ -147,6 +147,8 @@ pub(crate) fn enqueue(b: &mut Batch<'_>, mut accepted: Accepted) -> Result<Enque
         trace: new.trace,
         gates: Vec::new(),
         webhook: None,
+        redrive_of: None,
+        redriven_as: None,
         version: 1,
     };
     match (place, new.claim_for) {
@@ -248,7 +250,7 @@ fn is_known(b: &Batch<'_>, run: &RunId) -> Result<bool, Fault> {
 
 /// Whether one more run may be queued. The queue is counted only when it may be full: what is known is how many there
 /// can be at most.
-fn has_room(b: &mut Batch<'_>) -> Result<bool, Fault> {
+pub(crate) fn has_room(b: &mut Batch<'_>) -> Result<bool, Fault> {
     let now = b.now();
     let queue = &mut b.state.queue;
     if queue.at_most >= queue.max {

@@ -17,6 +17,7 @@ mod history;
 mod import;
 mod keys;
 mod leases;
+mod letters;
 mod lock;
 mod outbox;
 mod readers;
@@ -59,6 +60,10 @@ pub struct Options {
     pub lease: Duration,
     /// How long a terminal record is kept from its end; 24 h by default.
     pub result_ttl: Duration,
+    /// How long a dead letter is kept, and its run's record with it; 7 days by default.
+    pub dead_letter_ttl: Duration,
+    /// Most dead letters that are kept; 10,000 by default.
+    pub max_dead_letters: u64,
     /// Most runs that may be queued, running or paused at once; 1,000,000 by default.
     pub max_queued: u64,
     /// The store's clock; the machine's by default.
@@ -72,6 +77,8 @@ impl Default for Options {
         Self {
             lease: Duration::from_secs(3),
             result_ttl: Duration::from_secs(86_400),
+            dead_letter_ttl: Duration::from_secs(7 * 86_400),
+            max_dead_letters: 10_000,
             max_queued: 1_000_000,
             clock: Arc::new(SystemClock),
             observer: Arc::new(Nobody),
@@ -84,6 +91,8 @@ impl fmt::Debug for Options {
         f.debug_struct("Options")
             .field("lease", &self.lease)
             .field("result_ttl", &self.result_ttl)
+            .field("dead_letter_ttl", &self.dead_letter_ttl)
+            .field("max_dead_letters", &self.max_dead_letters)
             .field("max_queued", &self.max_queued)
             .finish_non_exhaustive()
     }
@@ -92,7 +101,7 @@ impl fmt::Debug for Options {
 /// The store. Implements [`SessionLog`](torpor_core::log::SessionLog),
 /// [`WorkQueue`](torpor_core::queue::WorkQueue), [`RunStore`](torpor_core::run::RunStore),
 /// [`GateStore`](torpor_core::gate::GateStore), [`SessionStore`](torpor_core::session::SessionStore),
-/// [`Outbox`](torpor_core::webhook::Outbox) and
+/// [`LetterStore`](torpor_core::dead_letter::LetterStore), [`Outbox`](torpor_core::webhook::Outbox) and
 /// [`KeyStore`](torpor_core::key::KeyStore).
 ///
 /// Dropping it finishes the commands that were accepted, waits for its threads and releases the folder.
@@ -103,9 +112,20 @@ pub struct Store {
     readers: Readers,
     signals: Arc<Signals>,
     clock: Arc<dyn Clock>,
-    result_ttl: Duration,
+    keep: Keep,
     id: String,
     folder: Arc<Folder>,
+}
+
+/// What a sweep leaves.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keep {
+    /// Records, for so long from their end.
+    pub(crate) records: Duration,
+    /// So many dead letters.
+    pub(crate) letters: u64,
+    /// For so long.
+    pub(crate) letters_for: Duration,
 }
 
 impl fmt::Debug for Store {
@@ -139,7 +159,12 @@ impl Store {
             readers: Arc::default(),
             told: cancel::Told::default(),
         });
-        let Options { clock, result_ttl, observer, .. } = options;
+        let keep = Keep {
+            records: options.result_ttl,
+            letters: options.max_dead_letters,
+            letters_for: options.dead_letter_ttl,
+        };
+        let Options { clock, observer, .. } = options;
         let writer = Writer::start(conn, state, Arc::clone(&signals), observer)?;
         Ok(Self {
             writer: Arc::new(writer),
@@ -147,7 +172,7 @@ impl Store {
             readers,
             signals,
             clock,
-            result_ttl,
+            keep,
             id,
             folder: Arc::new(folder),
         })

@@ -1,7 +1,7 @@
 //! Run records as rows: reading them, one or a page.
 //!
-//! How a run ended is not kept twice: it is read from the `RunEnded` entry that the row points at, or, for one that
-//! was set aside, from its dead letter.
+//! How a run ended is not kept twice: it is read from the `RunEnded` entry that the row points at. Only of one that was
+//! set aside, which has none, the row itself says why.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ use torpor_core::run::{Filter, Page};
 use torpor_core::{Position, RunId, SessionKey, Timestamp, store, trace};
 
 use crate::fault::Fault;
-use crate::{gates, outbox};
+use crate::{gates, letters, outbox};
 
 /// Most records on one page.
 const MAX_PAGE: usize = 200;
@@ -30,10 +30,8 @@ const MAX_SKIPPED: usize = 1_000;
 const ROW_TIME_SHIFT: u32 = 20;
 
 const COLUMNS: &str = "r.run_id, s.tenant, s.session, r.spec, r.status, r.attempts, r.created_ms, r.started_ms, \
-                       r.ended_ms, r.version, e.schema, e.body, r.id, \
-                       iif(r.ended_ms IS NOT NULL AND r.ended_position IS NULL, \
-                       (SELECT d.reason FROM dead_letter d WHERE d.run_id = r.run_id), NULL), r.log_from, \
-                       r.traceparent, r.tracestate";
+                       r.ended_ms, r.version, e.schema, e.body, r.id, r.aside, r.log_from, \
+                       r.traceparent, r.tracestate, r.redrive_of, r.redriven";
 const JOINS: &str = "JOIN session s ON s.id = r.session \
                      LEFT JOIN entry e ON e.session = r.session AND e.position = r.ended_position";
 
@@ -218,8 +216,10 @@ fn fields(row: &Row<'_>) -> Result<Record, Fault> {
         let ms: Option<i64> = row.get(column)?;
         Ok(ms.map(|ms| Timestamp(u64::try_from(ms).unwrap_or(0))))
     };
+    let run_id = RunId::parse(&id).ok_or_else(|| named("id", &"not a run id"))?;
+    let (redrive_of, redriven_as) = letters::links(row, 17, 18, &run_id)?;
     Ok(Record {
-        run_id: RunId::parse(&id).ok_or_else(|| named("id", &"not a run id"))?,
+        run_id,
         session: SessionKey::new(&tenant, &session).map_err(|e| named("session", &e))?,
         spec: serde_json::from_slice(text(row, 3)?).map_err(|e| named("spec", &e))?,
         status,
@@ -241,5 +241,7 @@ fn fields(row: &Row<'_>) -> Result<Record, Fault> {
         version: number(row, 9)?,
         gates: Vec::new(),
         webhook: None,
+        redrive_of,
+        redriven_as,
     })
 }

@@ -14,11 +14,11 @@
 //! | `forgetting` | a removed session that its hands must still forget | nobody can make a session with its id meanwhile |
 //! | `garbage` | entries nobody can reach | those of `source` above `above`, removed little by little: what a removal left, and imports that did not end |
 //! | `entry` | an entry of a session's log | `write_id` stands on the first entry of each append; `schema` is the entry's own version |
-//! | `run` | the record of a run | `id` ascends with acceptance and starts with the time (`created_ms << 20`), so that "created after" is a range of keys; how it ended is the entry at `ended_position`, kept once; one that ended without an entry could not be read, and its dead letter says why; `traceparent` and `tracestate` are those of the post that made it; `webhook` is whom it wants to be told, NULL for nobody |
+//! | `run` | the record of a run | `id` ascends with acceptance and starts with the time (`created_ms << 20`), so that "created after" is a range of keys; how it ended is the entry at `ended_position`, kept once; one that ended without an entry could not be read, and `aside` says why; `redrive_of` is the run that was given up and whose work it does, `redriven` the run that does its own (itself, if it went back into the queue); `traceparent` and `tracestate` are those of the post that made it; `webhook` is whom it wants to be told, NULL for nobody |
 //! | `queue` | a run that has not ended | `state` is `ready`, `delayed` (until `due_ms`), `leased`, `paused` (it waits for a person) or `blocked` (behind another run of its session, `urgent` ones first). When a lease ends is kept in memory only: a lease never outlives the process |
 //! | `gate` | a question to a person | `gate` is its number within the session; the entries in the log say the same, this finds them |
 //! | `webhook` | something that a receiver is told, or was | `due_ms` is when it is sent next, or with `leased` when its claim lapses; `target` is a copy of the run's, which may be gone by then |
-//! | `dead_letter` | a run that was given up | goes with its record |
+//! | `dead_letter` | a run that was given up | goes with its record, which is kept for it |
 //! | `api_key` | an API key without its secret | `tenant` NULL is every tenant; `sha256` is of the whole secret; `meta.keys` rises with every change. (`meta.session_row` and `meta.epoch` lie above the rows and epochs of all sessions that were removed) |
 //! | `log` (view) | `entry` with names instead of numbers | for people |
 
@@ -32,7 +32,7 @@ use crate::fault::{Fault, describe};
 use crate::outbox;
 
 /// The layout this build writes and reads. It reads older ones by bringing them up to date.
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 
 /// Statements kept prepared per connection.
 const STATEMENTS: usize = 64;
@@ -106,7 +106,10 @@ CREATE TABLE run (
     log_from        INTEGER,
     traceparent     TEXT,
     tracestate      TEXT,
-    webhook         TEXT
+    webhook         TEXT,
+    aside           TEXT,
+    redrive_of      TEXT,
+    redriven        TEXT
 );
 CREATE UNIQUE INDEX run_idempotency ON run (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX run_tenant ON run (tenant);
@@ -266,6 +269,16 @@ INSERT INTO mark (session, position, resume_from, next_gate)
 UPDATE meta SET value = '4' WHERE name = 'schema';
 ";
 
+/// What version 4 lacks.
+const FROM_4: &str = "
+ALTER TABLE run ADD COLUMN aside TEXT;
+ALTER TABLE run ADD COLUMN redrive_of TEXT;
+ALTER TABLE run ADD COLUMN redriven TEXT;
+UPDATE run SET aside = (SELECT reason FROM dead_letter d WHERE d.run_id = run.run_id)
+    WHERE ended_ms IS NOT NULL AND ended_position IS NULL;
+UPDATE meta SET value = '5' WHERE name = 'schema';
+";
+
 /// Opens the writing connection, creates the tables in a new file, brings
 /// an older one up to date, refuses a newer one, and voids every lease.
 pub(crate) fn open_writer(file: &Path) -> Result<Connection, store::Error> {
@@ -325,8 +338,8 @@ fn prepare_tables(conn: &Connection) -> Result<(), Fault> {
     match found.as_deref().map(str::parse::<u32>) {
         Some(Ok(VERSION)) => Ok(()),
         Some(Ok(old @ 1..VERSION)) => {
-            let steps = [FROM_1, FROM_2, FROM_3, NEW_IN_4, AFTER_3];
-            let steps = steps[old as usize - 1..].concat();
+            let steps = [(1, FROM_1), (2, FROM_2), (3, FROM_3), (3, NEW_IN_4), (3, AFTER_3), (4, FROM_4)];
+            let steps: String = steps.iter().filter(|(from, _)| *from >= old).map(|(_, step)| *step).collect();
             Ok(conn.execute_batch(&format!("BEGIN IMMEDIATE;{steps}COMMIT"))?)
         }
         Some(Ok(newer)) if newer > VERSION => Err(store::Error::Unreadable(format!(

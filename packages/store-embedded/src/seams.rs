@@ -8,17 +8,22 @@ use tokio::sync::Notify;
 use torpor_core::entry::Entry;
 use torpor_core::gate::{self, Decide, Decided, GateStore};
 use torpor_core::log::{Append, AppendError, Opened, SessionLog};
-use torpor_core::queue::{Backlog, Cancelled, DeadLetter, Enqueued, Lease, LeaseKey, NewRun, Release, WorkQueue};
+use torpor_core::queue::{Backlog, Cancelled, Enqueued, Lease, LeaseKey, NewRun, Release, WorkQueue};
 use torpor_core::run::{Filter, Page, Record, RunStore};
 use torpor_core::{Position, RunId, SessionKey, Timestamp, WorkerId, store};
 
 use crate::append::Encoded;
 use crate::claim::Claimed;
 use crate::enqueue::Accepted;
-use crate::{Store, append, cancel, claim, enqueue, gates, record, settle};
+use crate::{Store, append, cancel, claim, enqueue, gates, letters, record};
 
 /// Records that one commit of a sweep removes, so that a long sweep delays nobody.
 const SWEEP_BATCH: u32 = 500;
+
+/// The instant so long before now, if there was one.
+fn before(now: Timestamp, ttl: Duration) -> Option<Timestamp> {
+    u64::try_from(ttl.as_millis()).ok().and_then(|ttl| now.0.checked_sub(ttl)).map(Timestamp)
+}
 
 /// Whoever was woken to look must look, or wake another: dropped in the middle, it passes the wake-up on.
 struct Baton<'a>(Option<&'a Notify>);
@@ -140,11 +145,7 @@ impl WorkQueue for Store {
 
     async fn dead_letter(&self, run: &RunId, reason: &str) -> Result<(), store::Error> {
         let (run, reason) = (run.clone(), reason.to_owned());
-        self.writer.write(move |b| settle::dead_letter(b, run.as_str(), &reason)).await
-    }
-
-    async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, store::Error> {
-        self.readers.read(move |conn| claim::dead_letters(conn, limit)).await
+        self.writer.write(move |b| letters::note(b, run.as_str(), &reason)).await
     }
 
     async fn backlog(&self) -> Result<Backlog, store::Error> {
@@ -187,12 +188,15 @@ impl RunStore for Store {
     }
 
     async fn sweep(&self) -> Result<u64, store::Error> {
-        let ttl = u64::try_from(self.result_ttl.as_millis()).unwrap_or(u64::MAX);
         let mut removed = 0;
         self.sweep_up().await;
-        let Some(ended_by) = self.clock.now().0.checked_sub(ttl).map(Timestamp) else { return Ok(0) };
+        let most = self.keep.letters;
+        self.writer.write(move |b| letters::keep_at_most(b, most)).await?;
+        let now = self.clock.now();
+        let Some(ended_by) = before(now, self.keep.records) else { return Ok(0) };
+        let dead_by = before(now, self.keep.letters_for).unwrap_or_default();
         loop {
-            let batch = self.writer.write(move |b| claim::sweep(b, ended_by, SWEEP_BATCH)).await?;
+            let batch = self.writer.write(move |b| claim::sweep(b, ended_by, dead_by, SWEEP_BATCH)).await?;
             removed += batch;
             if batch < u64::from(SWEEP_BATCH) {
                 return Ok(removed);

@@ -11,7 +11,7 @@ use crate::fault::Fault;
 use crate::outbox::About;
 use crate::record::{lossy, sql};
 use crate::writer::Batch;
-use crate::{gates, outbox};
+use crate::{gates, letters, outbox};
 
 /// Most of what is wrong with a run that its dead letter quotes, in characters: it may quote the run.
 const MAX_REASON_CHARS: usize = 500;
@@ -35,25 +35,25 @@ pub(crate) fn ended(b: &mut Batch<'_>, session: i64, run: &RunId, status: Status
     Ok(())
 }
 
-/// A run cannot be read: it fails without an entry (its log may be what is unreadable), and the dead letter says
-/// why. Nothing is lost: a build that can read it shows it as failed.
+/// A run cannot be read: it fails without an entry (its log may be what is unreadable), and its row says why, as
+/// does its dead letter. Nothing is lost: a build that can read it shows it as failed.
 pub(crate) fn set_aside(b: &mut Batch<'_>, session: i64, row: i64, why: &str) -> Result<(), Fault> {
+    let why: String = why.chars().take(MAX_REASON_CHARS).collect();
+    let reason = format!("its stored form cannot be read by this build: {why}");
     let found = b
         .conn
         .prepare_cached(
-            "UPDATE run SET status = ?2, ended_ms = ?3, version = version + 1 WHERE id = ?1 \
-             RETURNING run_id, webhook",
+            "UPDATE run SET status = ?2, ended_ms = ?3, aside = ?4, redriven = NULL, version = version + 1 \
+             WHERE id = ?1 RETURNING run_id, webhook",
         )?
-        .query_row(params![row, Status::Failed.as_str(), sql(b.now())], |r| {
+        .query_row(params![row, Status::Failed.as_str(), sql(b.now()), reason], |r| {
             Ok((lossy(r, 0)?.into_owned(), r.get::<_, Option<String>>(1)?))
         })
         .optional()?;
     let (run, target) = found.unzip();
-    let why: String = why.chars().take(MAX_REASON_CHARS).collect();
-    let reason = format!("its stored form cannot be read by this build: {why}");
     tracing::error!(run = run.as_deref().unwrap_or("unknown"), row, reason, "set a run aside as a dead letter");
     if let Some(run) = &run {
-        dead_letter(b, run, &reason)?;
+        letters::note(b, run, &reason)?;
     }
     hand_on(b, session, row)?;
     if let Some(run) = run.as_deref().and_then(RunId::parse) {
@@ -61,17 +61,6 @@ pub(crate) fn set_aside(b: &mut Batch<'_>, session: i64, row: i64, why: &str) ->
         outbox::post(b, &about, Kind::Ended, Status::Failed, None)?;
         gone(b, &run);
     }
-    Ok(())
-}
-
-/// Notes that a run was given up; the first note counts. A run that was removed meanwhile gets none.
-pub(crate) fn dead_letter(b: &Batch<'_>, run: &str, reason: &str) -> Result<(), Fault> {
-    b.conn
-        .prepare_cached(
-            "INSERT OR IGNORE INTO dead_letter (run_id, reason, at_ms) SELECT run_id, ?2, ?3 FROM run \
-             WHERE run_id = ?1",
-        )?
-        .execute(params![run, reason, sql(b.now())])?;
     Ok(())
 }
 

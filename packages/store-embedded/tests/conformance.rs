@@ -5,26 +5,35 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use torpor_store_embedded::{Options, Store};
 use torpor_testkit::clock::ManualClock;
-use torpor_testkit::conformance::Fixture;
 use torpor_testkit::conformance::keys::Keys;
+use torpor_testkit::conformance::{Fixture, Spoil};
 
 async fn fresh() -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::default());
     let (lease, result_ttl) = (Duration::from_secs(3), Duration::from_secs(3600));
-    let store =
-        Store::open(dir.path(), Options { lease, result_ttl, clock: clock.clone(), ..Options::default() }).unwrap();
-    let store = Arc::new(store);
+    let (dead_letter_ttl, max_dead_letters) = (result_ttl * 2, 50);
+    let options = Options {
+        lease,
+        result_ttl,
+        dead_letter_ttl,
+        max_dead_letters: max_dead_letters as u64,
+        clock: clock.clone(),
+        ..Options::default()
+    };
+    let store = Arc::new(Store::open(dir.path(), options).unwrap());
     let file = dir.path().join("store.db");
-    let spoil = move |run: &torpor_core::RunId| -> BoxFuture<'static, ()> {
-        let db = rusqlite::Connection::open(&file).unwrap();
-        db.busy_timeout(Duration::from_secs(10)).unwrap();
-        let newer = "UPDATE run SET spec = json_set(spec, '$.work.kind', 'of a newer build') WHERE run_id = ?1";
-        assert_eq!(db.execute(newer, [run.as_str()]).unwrap(), 1);
-        Box::pin(std::future::ready(()))
+    let kind = |kind: &'static str| -> Spoil {
+        let file = file.clone();
+        Box::new(move |run| {
+            let db = rusqlite::Connection::open(&file).unwrap();
+            db.busy_timeout(Duration::from_secs(10)).unwrap();
+            let change = "UPDATE run SET spec = json_set(spec, '$.work.kind', ?2) WHERE run_id = ?1";
+            assert_eq!(db.execute(change, [run.as_str(), kind]).unwrap(), 1);
+            Box::pin(std::future::ready(()))
+        })
     };
     Fixture {
         log: store.clone(),
@@ -32,11 +41,15 @@ async fn fresh() -> Fixture {
         runs: store.clone(),
         gates: store.clone(),
         outbox: store.clone(),
-        sessions: store,
+        sessions: store.clone(),
+        letters: store,
         lease,
         result_ttl,
+        dead_letter_ttl,
+        max_dead_letters,
         time: clock,
-        spoil: Box::new(spoil),
+        spoil: kind("of a newer build"),
+        mend: kind("prompt"),
         keep: Box::new(dir),
     }
 }

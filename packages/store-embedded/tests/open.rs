@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::Connection;
+use torpor_core::dead_letter::{Filter, LetterStore as _};
 use torpor_core::gate::GateStore as _;
 use torpor_core::key::KeyStore as _;
 use torpor_core::log::{AppendError, SessionLog};
@@ -192,7 +193,7 @@ async fn an_older_layout_is_upgraded() {
     let old = running(&store, "s").await.record.run_id;
     drop(store);
     database(dir.path())
-        .execute_batch(&format!("{UNDO_4}{UNDO_3}{UNDO_2} DELETE FROM meta WHERE name = 'id';"))
+        .execute_batch(&format!("{UNDO_5}{UNDO_4}{UNDO_3}{UNDO_2} DELETE FROM meta WHERE name = 'id';"))
         .unwrap();
     let id = open(dir.path()).unwrap().id().to_owned();
     let store = open(dir.path()).unwrap();
@@ -240,12 +241,17 @@ const UNDO_4: &str = "
     ALTER TABLE run DROP COLUMN webhook;
     DROP TABLE webhook;
     UPDATE meta SET value = '3' WHERE name = 'schema';";
+const UNDO_5: &str = "
+    ALTER TABLE run DROP COLUMN aside;
+    ALTER TABLE run DROP COLUMN redrive_of;
+    ALTER TABLE run DROP COLUMN redriven;
+    UPDATE meta SET value = '4' WHERE name = 'schema';";
 
 #[tokio::test]
 async fn the_layouts_before_this_one_are_upgraded() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()).unwrap());
-    for undo in [UNDO_4.to_owned(), format!("{UNDO_4}{UNDO_3}")] {
+    for undo in [UNDO_5.to_owned(), format!("{UNDO_5}{UNDO_4}"), format!("{UNDO_5}{UNDO_4}{UNDO_3}")] {
         let store = open(dir.path()).unwrap();
         let waiting = created(store.enqueue(first(&undo.len().to_string())).await.unwrap()).run_id;
         drop(store);
@@ -267,6 +273,7 @@ async fn sessions_of_an_older_layout_can_be_forked() {
     drop(store);
     let db = database(dir.path());
     db.execute("UPDATE entry SET body = 'damaged' WHERE position = 1", []).unwrap();
+    db.execute_batch(UNDO_5).unwrap();
     db.execute_batch(UNDO_4).unwrap();
     drop(db);
     let store = open(dir.path()).unwrap();
@@ -405,6 +412,6 @@ async fn a_gate_that_cannot_be_decided_holds_up_nobody() {
     clock.advance(Duration::from_secs(61));
     let leases = store.claim(&"w".into(), 10, Duration::ZERO).await.unwrap();
     assert_eq!(leases.iter().map(|l| &l.record.run_id).collect::<Vec<_>>(), [&runs[1]]);
-    let letters = store.dead_letters(10).await.unwrap();
+    let letters = store.letters(&Filter { limit: 10, ..Filter::default() }).await.unwrap().letters;
     assert_eq!(letters.iter().map(|l| &l.run).collect::<Vec<_>>(), [&runs[0]], "it is set aside");
 }

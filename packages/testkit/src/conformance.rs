@@ -12,6 +12,7 @@ pub mod accept;
 pub mod cancel;
 pub mod gates;
 pub mod keys;
+pub mod letters;
 pub mod log;
 pub mod model;
 pub mod outbox;
@@ -29,6 +30,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
+use torpor_core::dead_letter::{self, Letter, LetterStore};
 use torpor_core::entry::Body;
 use torpor_core::gate::GateStore;
 use torpor_core::log::{AppendError, SessionLog};
@@ -94,15 +96,23 @@ pub struct Fixture {
     pub outbox: Arc<dyn Outbox>,
     /// Its sessions as such.
     pub sessions: Arc<dyn SessionStore>,
+    /// Its dead letters.
+    pub letters: Arc<dyn LetterStore>,
     /// How long its leases last.
     pub lease: Duration,
     /// How long it keeps terminal records; longer than a few leases.
     pub result_ttl: Duration,
+    /// How long it keeps dead letters, and their records; longer than `result_ttl`.
+    pub dead_letter_ttl: Duration,
+    /// How many dead letters it keeps; a few dozen.
+    pub max_dead_letters: usize,
     /// Its time.
     pub time: Arc<dyn Time>,
     /// Changes what is stored of a run into something this build cannot read, as it would be had a newer build
     /// accepted it.
     pub spoil: Spoil,
+    /// Takes that back, so that this build is the newer one.
+    pub mend: Spoil,
     /// What has to live as long as the store (a folder, a server).
     pub keep: Box<dyn Any + Send + Sync>,
 }
@@ -184,6 +194,12 @@ impl Fixture {
 
     async fn record(&self, run: &RunId) -> Record {
         self.runs.get(run).await.expect("the store answers").expect("the record exists")
+    }
+
+    /// The dead letters, the newest first.
+    async fn letters(&self) -> Vec<Letter> {
+        let all = dead_letter::Filter { limit: 200, ..dead_letter::Filter::default() };
+        self.letters.letters(&all).await.expect("the store answers").letters
     }
 
     /// The stored positions of a session, as a reader sees them.
@@ -342,6 +358,15 @@ macro_rules! conformance {
             sweep_removes_what_has_ended_long_ago
             a_working_store_answers_a_ping
         ]);
+        $crate::conformance_cases!($fresh, letters: [
+            letters_are_listed
+            what_was_given_up_is_posted_again
+            what_was_set_aside_goes_back
+            what_is_driven_again_waits_its_turn
+            only_dead_letters_are_driven_again
+            a_dead_letter_keeps_its_record
+            so_many_letters_are_kept_and_no_more
+        ]);
         $crate::conformance_cases!($fresh, sessions: [
             a_session_is_described
             sessions_are_listed
@@ -448,6 +473,7 @@ mod tests {
             ("gates", include_str!("conformance/gates.rs")),
             ("outbox", include_str!("conformance/outbox.rs")),
             ("runs", include_str!("conformance/runs.rs")),
+            ("letters", include_str!("conformance/letters.rs")),
             ("sessions", include_str!("conformance/sessions.rs")),
             ("sandbox", include_str!("conformance/sandbox.rs")),
             ("model", include_str!("conformance/model.rs")),

@@ -74,6 +74,10 @@ pub(crate) struct Config {
     pub(crate) result_ttl: Duration,
     /// Sessions that were idle for longer are removed; `None` keeps them.
     pub(crate) session_ttl: Option<Duration>,
+    /// How long dead letters are kept, and the records of their runs.
+    pub(crate) dead_letter_ttl: Duration,
+    /// Most dead letters that are kept.
+    pub(crate) max_dead_letters: u64,
     pub(crate) max_queued: u64,
     /// Where spans go, if anywhere.
     pub(crate) collector: Option<Collector>,
@@ -256,6 +260,8 @@ impl Config {
             sandbox_path: r.text("TORPOR_SANDBOX_PATH").map(str::to_owned),
             orphan: r.seconds("TORPOR_ORPHAN_SECONDS", 1, 30 * DAY),
             result_ttl: r.seconds("TORPOR_RESULT_TTL_SECONDS", 1, 3650 * DAY),
+            dead_letter_ttl: r.seconds("TORPOR_DEAD_LETTER_TTL_SECONDS", 1, 3650 * DAY),
+            max_dead_letters: r.number("TORPOR_MAX_DEAD_LETTERS", 0, 10_000_000),
             session_ttl: r.optional_number("TORPOR_SESSION_TTL_SECONDS", 1, 3650 * DAY).map(Duration::from_secs),
             max_queued: r.number("TORPOR_MAX_QUEUED", 1, 1 << 40),
             collector: read_collector(&mut r),

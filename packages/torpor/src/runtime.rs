@@ -99,6 +99,7 @@ impl Runtime {
             log: stores.log.clone(),
             gates: stores.gates.clone(),
             sessions: stores.sessions.clone(),
+            letters: stores.letters.clone(),
             live,
             runs: stores.runs.clone(),
             keys: keys(config, stores.keys.clone())?,

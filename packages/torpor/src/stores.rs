@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use torpor_core::dead_letter::LetterStore;
 use torpor_core::gate::GateStore;
 use torpor_core::key::KeyStore;
 use torpor_core::log::SessionLog;
@@ -25,6 +26,7 @@ pub(crate) struct Stores {
     pub(crate) runs: Arc<dyn RunStore>,
     pub(crate) gates: Arc<dyn GateStore>,
     pub(crate) sessions: Arc<dyn SessionStore>,
+    pub(crate) letters: Arc<dyn LetterStore>,
     pub(crate) outbox: Arc<dyn Outbox>,
     pub(crate) keys: Arc<dyn KeyStore>,
     /// Which store it is. What is kept elsewhere for one (journals of hands) means nothing to another.
@@ -44,6 +46,8 @@ impl Stores {
         let options = torpor_store_embedded::Options {
             lease: config.worker.lease,
             result_ttl: config.result_ttl,
+            dead_letter_ttl: config.dead_letter_ttl,
+            max_dead_letters: config.max_dead_letters,
             max_queued: config.max_queued,
             clock,
             observer,
@@ -55,7 +59,7 @@ impl Stores {
 
     fn of<S>(store: S, id: String) -> Self
     where
-        S: SessionLog + WorkQueue + RunStore + GateStore + SessionStore + Outbox + KeyStore,
+        S: SessionLog + WorkQueue + RunStore + GateStore + SessionStore + LetterStore + Outbox + KeyStore,
     {
         let store = Arc::new(store);
         Self {
@@ -64,6 +68,7 @@ impl Stores {
             runs: store.clone(),
             gates: store.clone(),
             sessions: store.clone(),
+            letters: store.clone(),
             outbox: store.clone(),
             keys: store,
             id,

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use serde_json::json;
 use tokio::sync::oneshot;
 use torpor_core::clock::SystemClock;
+use torpor_core::dead_letter::{Filter, LetterStore as _};
 use torpor_core::id::{RunId, WorkerId};
 use torpor_core::log::SessionLog as _;
 use torpor_core::message::Assistant;
@@ -208,7 +209,7 @@ async fn a_leaf_that_breaks_every_time_is_given_up_and_stops_nobody() {
     let Some(Outcome::Failed { reason, message }) = &record.outcome else { panic!("{record:?}") };
     assert_eq!((*reason, message.as_str()), (FailReason::DeadLetter, "given up after 1 attempts without progress"));
     rig.drained().await;
-    let letters = rig.store.dead_letters(10).await.unwrap();
+    let letters = rig.store.letters(&Filter { limit: 10, ..Filter::default() }).await.unwrap().letters;
     assert_eq!(letters.iter().map(|l| &l.run).collect::<Vec<_>>(), [&run]);
     assert_eq!(rig.store.open(&record.session).await.unwrap().unwrap().tail.len(), 1, "only its end");
 }

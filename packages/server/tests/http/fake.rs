@@ -18,9 +18,7 @@ use torpor_core::gate::{self, Decide, Decided, GateStore};
 use torpor_core::log::{Append, AppendError, Head, Opened, SessionLog};
 use torpor_core::message::Usage;
 use torpor_core::outcome::{FailReason, Finding, Outcome, Status, Verdict};
-use torpor_core::queue::{
-    Backlog, Cancelled, DeadLetter, Enqueued, Expects, Lease, LeaseKey, NewRun, Release, WorkQueue,
-};
+use torpor_core::queue::{Backlog, Cancelled, Enqueued, Expects, Lease, LeaseKey, NewRun, Release, WorkQueue};
 use torpor_core::run::{Filter, Page, Record, RunStore};
 use torpor_core::{Epoch, Position, RunId, SessionKey, SystemClock, Timestamp, WorkerId, model, store};
 use torpor_harness::Settings;
@@ -29,6 +27,7 @@ use torpor_testkit::fakes::{FakeHands, FakeKeys, FakeSandbox};
 
 use crate::client::PATIENCE;
 
+mod letters;
 mod sessions;
 
 /// When every run of the fake was accepted, plus its number in milliseconds.
@@ -87,6 +86,7 @@ impl Fake {
             log: Arc::clone(self) as _,
             gates: Arc::clone(self) as _,
             sessions: Arc::clone(self) as _,
+            letters: Arc::clone(self) as _,
             live: Default::default(),
             runs: Arc::clone(self) as _,
             keys: self.keys.clone(),
@@ -293,6 +293,8 @@ impl WorkQueue for Fake {
                 trace: new.trace,
                 gates: Vec::new(),
                 webhook: None,
+                redrive_of: None,
+                redriven_as: None,
                 version: 1,
             };
             if let (Some(key), Some(i)) = (key, new.idempotency) {
@@ -341,10 +343,6 @@ impl WorkQueue for Fake {
 
     async fn to_cancel(&self, _: &WorkerId, _: Duration) -> Result<Vec<LeaseKey>, store::Error> {
         std::future::pending().await
-    }
-
-    async fn dead_letters(&self, _: usize) -> Result<Vec<DeadLetter>, store::Error> {
-        Ok(Vec::new())
     }
 
     async fn backlog(&self) -> Result<Backlog, store::Error> {

@@ -268,7 +268,7 @@ pub async fn parallel_claims_never_share_a_run(f: Fixture) {
 
 /// Dead letters are kept newest first, once a run.
 pub async fn dead_letters_are_kept(f: Fixture) {
-    assert_eq!(f.queue.dead_letters(10).await.unwrap(), []);
+    assert_eq!(f.letters().await, []);
     let mut runs = Vec::new();
     for session in ["a", "b", "c"] {
         let lease = f.running(session).await;
@@ -277,9 +277,9 @@ pub async fn dead_letters_are_kept(f: Fixture) {
         f.finish(&lease, 0).await;
         runs.push(lease.record.run_id);
     }
-    let letters = f.queue.dead_letters(2).await.unwrap();
+    let letters = f.letters().await;
     let got: Vec<_> = letters.iter().map(|l| (&l.run, l.reason.as_str())).collect();
-    assert_eq!(got, [(&runs[2], "reason c"), (&runs[1], "reason b")]);
+    assert_eq!(got, [(&runs[2], "reason c"), (&runs[1], "reason b"), (&runs[0], "reason a")]);
     assert_eq!(f.queue.backlog().await.unwrap(), Backlog { dead: 3, ..Backlog::default() });
 }
 
@@ -298,13 +298,13 @@ pub async fn an_unreadable_run_is_set_aside(f: Fixture) {
     assert_eq!(got, others.iter().chain([&next]).collect());
     assert_eq!(f.queue.backlog().await.unwrap(), Backlog { leased: 3, dead: 1, ..Backlog::default() });
 
-    let letters = f.queue.dead_letters(10).await.unwrap();
+    let letters = f.letters().await;
     assert_eq!(letters.iter().map(|l| &l.run).collect::<Vec<_>>(), [&bad]);
     assert!(letters[0].reason.contains(bad.as_str()), "{}", letters[0].reason);
     let read = f.runs.get(&bad).await;
     assert!(matches!(read, Err(store::Error::Unreadable(_))), "{read:?}");
 
-    // It stays aside, its session is as good as any, and its record goes like all others.
+    // It stays aside, its session is as good as any, and its record goes with its dead letter.
     for lease in &leases {
         f.finish(lease, 0).await;
     }
@@ -312,9 +312,11 @@ pub async fn an_unreadable_run_is_set_aside(f: Fixture) {
     let again = claimed(f.enqueue(NewRun { claim_for: Some("w".into()), ..further("s") }).await);
     f.finish(&again, 1).await;
     f.pass(f.result_ttl + Duration::from_millis(1)).await;
-    assert_eq!(f.runs.sweep().await.unwrap(), 5);
+    assert_eq!(f.runs.sweep().await.unwrap(), 4);
+    f.pass(f.dead_letter_ttl).await;
+    assert_eq!(f.runs.sweep().await.unwrap(), 1);
     assert_eq!(f.runs.get(&bad).await.unwrap(), None);
-    assert_eq!(f.queue.dead_letters(10).await.unwrap(), []);
+    assert_eq!(f.letters().await, []);
 }
 
 /// However many runs cannot be read, and whether they are new or were taken over, a claim gets to those that can.

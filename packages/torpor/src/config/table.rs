@@ -124,6 +124,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "TORPOR_SESSION_TTL_SECONDS",
         "How long a session is kept after its last run or entry [default: for ever]",
     ),
+    Setting::new(
+        "TORPOR_DEAD_LETTER_TTL_SECONDS",
+        "604800",
+        "How long runs that were given up are kept to be driven again, with their records",
+    ),
+    Setting::new("TORPOR_MAX_DEAD_LETTERS", "10000", "Dead letters that are kept; the oldest go first"),
     Setting::new("TORPOR_MAX_QUEUED", "1000000", "Runs that may be queued, running or paused at once"),
     Setting::new("TORPOR_LEASE_MS", "3000", "Takeover time; the heartbeat is a third of it"),
     Setting::new("TORPOR_CONCURRENCY", "512", "Leaves that run at once in this process"),
