@@ -19,7 +19,8 @@ pub(crate) const MAX_APPEND_BYTES: usize = 256 * 1024 * 1024;
 /// Most entries of one append: what the server does in one step.
 pub(crate) const MAX_APPEND_ENTRIES: usize = 10_000;
 
-pub(crate) static APPEND: Script = script!("append", ["log", "stream", "queue", "gates", "hooks", "settle", "verdict"]);
+pub(crate) static APPEND: Script =
+    script!("append", ["log", "stream", "queue", "dead", "gates", "hooks", "settle", "verdict"]);
 
 /// An append with its bodies in their stored form.
 #[derive(Debug)]

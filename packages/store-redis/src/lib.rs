@@ -10,7 +10,9 @@
 
 mod address;
 mod append;
+mod claim;
 mod durable;
+mod enqueue;
 mod entries;
 mod gates;
 mod keys;
@@ -19,6 +21,7 @@ mod log;
 mod news;
 mod outbox;
 mod pages;
+mod queue;
 mod record;
 mod reply;
 mod runs;
@@ -28,6 +31,7 @@ mod wake;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use torpor_core::observe::{Nobody, Observer};
@@ -103,6 +107,8 @@ pub struct Store {
     /// What local waits are measured with; the same as the store's clock in tests.
     pub(crate) clock: Arc<dyn Clock>,
     id: String,
+    /// At which shard the next claim looks first.
+    pub(crate) turn: AtomicUsize,
 }
 
 impl fmt::Debug for Store {
@@ -130,7 +136,7 @@ impl Store {
             Durability::Synced { replicas } => Some(Synced::start(&link, &shards, replicas, options.timeout)),
         };
         let clock = options.clock.clone().unwrap_or_else(|| Arc::new(SystemClock));
-        Ok(Self { link, shards, wake, news, synced, options, clock, id })
+        Ok(Self { link, shards, wake, news, synced, options, clock, id, turn: AtomicUsize::new(0) })
     }
 
     /// Which store this is: a random id that was made with it.

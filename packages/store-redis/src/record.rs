@@ -65,6 +65,8 @@ struct Raw {
     ending: Option<Ending>,
     gates: Vec<Gate>,
     standing: Option<Hook>,
+    redrive_of: Option<String>,
+    redriven: Option<String>,
 }
 
 /// The entry that ended a run; without a body it is missing.
@@ -107,6 +109,8 @@ impl Raw {
             ending: it.maybe_list()?.map(Ending::take).transpose()?,
             gates: it.maybe_list()?.map(Gate::all).transpose()?.unwrap_or_default(),
             standing: it.maybe_list()?.map(Hook::take).transpose()?,
+            redrive_of: it.maybe_lossy()?,
+            redriven: it.maybe_lossy()?,
         })
     }
 
@@ -124,8 +128,12 @@ impl Raw {
             spec.inherit(&wishes);
         }
         let (parent, state) = &self.trace;
+        let run_id = RunId::parse(id).ok_or("id: not a run id")?;
+        let link = |run: Option<String>| {
+            let parsed = |id: String| RunId::parse(&id).ok_or_else(|| format!("driven again: {id:?} is not a run id"));
+            run.map(parsed).transpose()
+        };
         Ok(Record {
-            run_id: RunId::parse(id).ok_or("id: not a run id")?,
             session: SessionKey::new(&self.tenant, &self.session).map_err(|e| format!("session: {e}"))?,
             spec,
             status,
@@ -140,6 +148,10 @@ impl Raw {
             trace: parent.as_deref().and_then(|parent| trace::Context::parse(parent, state.as_deref())),
             gates: self.gates.into_iter().map(Gate::pending).collect::<Result<_, _>>()?,
             webhook: self.standing.map(Hook::standing).transpose()?,
+            redrive_of: link(self.redrive_of)?,
+            // One that went back into the queue is itself.
+            redriven_as: link(self.redriven)?.filter(|by| *by != run_id),
+            run_id,
             version: self.version,
         })
     }

@@ -147,6 +147,20 @@ impl Store {
         run(&self.link, lane, (script, self.shards.prefix(shard), self.script_time()), &args).await
     }
 
+    /// Runs a script on every shard at once; what each answered.
+    pub(crate) async fn run_all(
+        &self,
+        lane: Lane,
+        script: &Script,
+        args: &Args,
+    ) -> Vec<Result<(Shard, Reply), store::Error>> {
+        let now = self.script_time();
+        let ask = |shard| async move {
+            run(&self.link, lane, (script, self.shards.prefix(shard), now), args).await.map(|reply| (shard, reply))
+        };
+        futures::future::join_all(self.shards.all().map(ask)).await
+    }
+
     /// Runs a script on every shard at once, and answers the one that found what it was asked for: an empty answer is none.
     ///
     /// # Errors
@@ -157,12 +171,8 @@ impl Store {
         script: &Script,
         args: &Args,
     ) -> Result<Option<(Shard, Reply)>, store::Error> {
-        let now = self.script_time();
-        let ask = |shard| async move {
-            run(&self.link, lane, (script, self.shards.prefix(shard), now), args).await.map(|reply| (shard, reply))
-        };
         let mut failed = None;
-        for answer in futures::future::join_all(self.shards.all().map(ask)).await {
+        for answer in self.run_all(lane, script, args).await {
             match answer {
                 Ok((_, reply)) if reply.len() == 0 => {}
                 Ok(found) => return Ok(Some(found)),

@@ -27,7 +27,9 @@ end
 
 -- A record changed: those who wait for it look.
 local function changed(R)
-  call('PUBLISH', P .. 'r:' .. R, call('HINCRBY', run_key(R), 'version', 1))
+  local version = num((tonumber(field(run_key(R), 'version')) or 0) + 1)
+  call('HSET', run_key(R), 'version', version)
+  call('PUBLISH', P .. 'r:' .. R, version)
 end
 
 -- Higher priorities first, then the oldest.
@@ -146,11 +148,9 @@ end
 local function quit(R)
   local run = run_key(R)
   leave(R)
+  call('ZREM', P .. 'runs:open', hex16(numeric(run, 'row')) .. ':' .. R)
   call('HDEL', run, 'pri', 'due', 'urgent', 'worker', 'epoch')
   call('HINCRBY', P .. 'meta', 'queued', -1)
-  if call('HEXISTS', run, 'dead') == 1 then
-    call('HINCRBY', P .. 'meta', 'dying', -1)
-  end
 end
 
 -- A run leaves the queue for good. If it was the front one of session `D`, the next of the session takes its place.

@@ -1,10 +1,11 @@
 -- The record of a run, as the program reads it (`record.rs`). Needs gates and hooks.
 
 local RECORD = {'row', 'tenant', 'session', 'status', 'attempts', 'version', 'created', 'started', 'ended', 'from', 'spec', 'wishes',
-  'tp', 'ts', 'dead', 'webhook', 'life', 'at'}
+  'tp', 'ts', 'dead', 'webhook', 'life', 'at', 'redrive_of', 'redriven'}
 
 -- Everything that a record holds, or nil where there is none: the run's id and fields, the entry that ended it, the gates that it
--- waits for, and how the latest message about it stands; false for each that there is not.
+-- waits for, how the latest message about it stands, and which run's work it does or
+-- which one does its own; false for each that there is not.
 local function record_of(R)
   local of = call('HMGET', P .. 'run:' .. R, unpack(RECORD))
   if not of[1] then
@@ -31,7 +32,7 @@ local function record_of(R)
     standing = webhook_standing(R) or false
   end
   return {R, of[1], of[2], of[3], status, of[5], of[6], of[7], of[8], of[9], of[10], of[11], of[12], of[13], of[14], of[15],
-    ending, gates, standing}
+    ending, gates, standing, of[19], of[20]}
 end
 
 -- So many bytes of a record may be large.

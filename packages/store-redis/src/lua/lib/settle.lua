@@ -1,4 +1,4 @@
--- How a run ends, and how it is cancelled. Needs stream, queue, gates and hooks.
+-- How a run ends, and how it is cancelled. Needs stream, queue, dead, gates and hooks.
 --
 -- Record, queue, lease, gates, webhook and the session's next run change in one step.
 
@@ -10,23 +10,11 @@ local function settle(R, status, at)
   if at then
     call('HSET', run, 'at', num(at))
   end
-  call('ZADD', P .. 'runs:ended', num(now), R)
+  shelve(R)
   close_gates(R)
   hand_on(R, field(run, 'd') or '')
   post_webhook(R, 'run.ended', status)
   changed(R)
-end
-
--- Notes that a run was given up; the first note counts.
-local function note_dead(R, why)
-  local run = run_key(R)
-  if call('EXISTS', run) == 1 and call('HSETNX', run, 'dead', why) == 1 then
-    call('HSET', run, 'dead_at', num(now))
-    call('ZADD', P .. 'dead', num(now), R)
-    if field(run, 'q') then
-      call('HINCRBY', P .. 'meta', 'dying', 1)
-    end
-  end
 end
 
 -- A run that nobody can read fails without an entry (its log may be what cannot be read).

@@ -69,8 +69,7 @@ local function note_foreign(id, fields)
   local member = hex16(row) .. ':' .. R
   call('ZADD', P .. 'runs', 0, member)
   call('ZADD', P .. 'runs:t:' .. redis.sha1hex(FOREIGN_TENANT), 0, member)
-  call('ZADD', P .. 'runs:ended', at, R)
-  call('ZADD', P .. 'dead', at, R)
+  call('ZADD', P .. 'dead', num(row), R)
   foreign = foreign + 1
 end
 
