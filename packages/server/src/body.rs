@@ -12,10 +12,10 @@ use tokio::sync::SemaphorePermit;
 use torpor_core::problem::Code;
 
 use crate::config::Config;
-use crate::json;
 use crate::phase::Phase;
 use crate::problem::Problem;
 use crate::submit::Shared;
+use torpor_core::json;
 
 /// What is set aside for a body before it comes, in bytes; a length that a client only claims costs nothing.
 const FIRST_RESERVE: usize = 16 * 1024;

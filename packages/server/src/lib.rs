@@ -13,7 +13,6 @@ mod body;
 mod config;
 mod connection;
 mod headers;
-mod json;
 mod layer;
 mod pages;
 mod phase;

@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::config::{Config, Overrides, ProcessEnv, Raw, Refused};
-use crate::{demo, doctor, gates, keys, run, runs, serve, sessions, worker};
+use crate::{demo, dispatch, doctor, gates, keys, run, runs, serve, sessions, worker};
 
 /// A scale-to-zero runtime for AI agents.
 ///
@@ -47,6 +47,8 @@ enum Command {
     Worker(worker::Arguments),
     /// Submit one run, follow it, and print its outcome
     Run(run::Arguments),
+    /// Post every item of a schedule file as an async run, once a fire (for cron and CronJobs)
+    Dispatch(dispatch::Arguments),
     /// List, show, follow and cancel runs, and send messages to them
     Runs(runs::Arguments),
     /// List what waits for a verdict, and approve, reject or abort it
@@ -208,6 +210,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Serve(args) => serve_command(&args),
         Command::Worker(args) => worker::main(&args),
         Command::Run(args) => run::main(&args),
+        Command::Dispatch(args) => dispatch::main(&args),
         Command::Runs(args) => runs::main(&args),
         Command::Gates(args) => gates::main(&args),
         Command::Sessions(args) => sessions::main(&args),

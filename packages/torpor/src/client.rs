@@ -74,7 +74,7 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) body: Value,
     /// After so many seconds it may be tried again.
-    retry_after: Option<u64>,
+    pub(crate) retry_after: Option<u64>,
 }
 
 impl Client {
@@ -135,19 +135,24 @@ impl Client {
     }
 
     pub(crate) async fn delete(&self, path: &str) -> Result<Answer, Error> {
-        self.call(Method::DELETE, path, None).await
+        self.call(Method::DELETE, path, None, ANSWER_TIMEOUT).await
     }
 
     pub(crate) async fn get(&self, path: &str) -> Result<Answer, Error> {
-        self.call(Method::GET, path, None).await
+        self.call(Method::GET, path, None, ANSWER_TIMEOUT).await
     }
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Answer, Error> {
-        self.call(Method::POST, path, Some(body)).await
+        self.call(Method::POST, path, Some(body), ANSWER_TIMEOUT).await
     }
 
-    async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, Error> {
-        let mut request = self.request(method, path).timeout(ANSWER_TIMEOUT);
+    /// As [`Client::post`], for an answer that comes soon or not at all.
+    pub(crate) async fn post_within(&self, path: &str, body: &Value, limit: Duration) -> Result<Answer, Error> {
+        self.call(Method::POST, path, Some(body), limit).await
+    }
+
+    async fn call(&self, method: Method, path: &str, body: Option<&Value>, limit: Duration) -> Result<Answer, Error> {
+        let mut request = self.request(method, path).timeout(limit);
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body.to_string());
         }

@@ -6,6 +6,7 @@ mod cli;
 mod client;
 mod config;
 mod demo;
+mod dispatch;
 mod doctor;
 mod follow;
 mod gates;

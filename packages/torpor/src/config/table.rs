@@ -170,7 +170,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
 
 /// Variables with our prefix that are no settings of this process: the clients' own, and the shared volume's root,
 /// which means something only with envelope fields that are still refused.
-pub(crate) const ELSEWHERE: &[&str] = &["TORPOR_URL", "TORPOR_API_KEY", "TORPOR_CONFIG", "TORPOR_WORK_ROOT"];
+pub(crate) const ELSEWHERE: &[&str] =
+    &["TORPOR_URL", "TORPOR_API_KEY", "TORPOR_CONFIG", "TORPOR_WORK_ROOT", "TORPOR_FIRE", "TORPOR_FIRE_JOB"];
 
 pub(crate) fn find(name: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|s| s.name == name)

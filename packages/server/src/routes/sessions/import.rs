@@ -21,11 +21,11 @@ use super::forgetting;
 use super::lines::{Read, Reader};
 use crate::answer;
 use crate::auth::Caller;
-use crate::json;
 use crate::phase::Phase;
 use crate::problem::Problem;
 use crate::routes::query::parameters;
 use crate::submit::{Shared, ToTheEnd, check_open};
+use torpor_core::json;
 
 /// Imports at once; a further one is told to come back.
 pub(crate) const AT_ONCE: usize = 2;

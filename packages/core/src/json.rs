@@ -1,4 +1,4 @@
-//! JSON from clients, read with more care than the format asks for.
+//! JSON from outside, read with more care than the format asks for.
 //!
 //! Owns: which texts are taken as JSON at all. A key that is given twice is refused, because two readers may take two
 //! different values for it; and so is a text of very many values, because each takes many times the memory of the two
@@ -11,10 +11,13 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 use serde_json::{Map, Number, Value};
 
 /// The most values in one text, of all kinds and at all depths. No envelope comes near.
-pub(crate) const MAX_VALUES: usize = 100_000;
+pub const MAX_VALUES: usize = 100_000;
 
-/// Reads a text; the error says what is wrong with it and where.
-pub(crate) fn parse(text: &[u8]) -> Result<Value, serde_json::Error> {
+/// Reads a text.
+///
+/// # Errors
+/// They say what is wrong with it and where.
+pub fn parse(text: &[u8]) -> Result<Value, serde_json::Error> {
     let left = Cell::new(MAX_VALUES);
     let mut reader = serde_json::Deserializer::from_slice(text);
     let value = Strict(&left).deserialize(&mut reader)?;
