@@ -53,7 +53,8 @@ pub struct InvalidAddress(String);
 
 impl Address {
     /// Reads `redis://`, `rediss://`, several such or hosts separated by commas (a cluster), and
-    /// `redis-sentinel://[user:password@]host[:port],host[:port]/[db]?master=name` (`rediss-sentinel://` where the primary speaks TLS).
+    /// `redis-sentinel://[user:password@]host[:port],host[:port]/[db]?master=name`, with `sentinel-user` and
+    /// `sentinel-password` where the sentinels want them (`rediss-sentinel://` where primary and sentinels speak TLS).
     ///
     /// # Errors
     /// [`InvalidAddress`] says what was expected; it repeats nothing of the text.
@@ -101,30 +102,43 @@ fn split(scheme: &str, rest: &str) -> Result<Vec<String>, &'static str> {
 }
 
 fn info(url: &str) -> Result<ConnectionInfo, &'static str> {
+    if url.contains('#') {
+        return Err("`#` has no meaning in it (in a password it is written %23)"); // `#insecure` is what the library knows
+    }
     // The library's own message may quote the address.
     url.into_connection_info().map_err(|_| "it cannot be read")
 }
 
 fn sentinel(tls: bool, rest: &str) -> Result<Address, &'static str> {
     let (before, query) = rest.split_once('?').ok_or("`?master=name` is missing")?;
-    let mut master = None;
+    let (mut master, mut user, mut password) = (None, "", "");
     for pair in query.split('&') {
         match pair.split_once('=') {
             Some(("master", name)) if !name.is_empty() => master = Some(name.to_owned()),
-            _ => return Err("the only setting of a sentinel address is `master`"),
+            Some(("sentinel-user", name)) => user = name,
+            Some(("sentinel-password", secret)) => password = secret,
+            _ => return Err("a sentinel address has `master`, and perhaps `sentinel-user` and `sentinel-password`"),
         }
     }
     let master = master.ok_or("`?master=name` is missing")?;
-    let urls = split("redis", before)?;
+    let urls = split(if tls { "rediss" } else { "redis" }, before)?;
     let mut sentinels = urls.iter().map(|url| info(url)).collect::<Result<Vec<_>, _>>()?;
     let settings = sentinels.first().ok_or("a host is missing")?.redis_settings().clone();
+    // Written as in every other address, so that they are read alike.
+    let credentials = match password {
+        "" => RedisConnectionInfo::default(),
+        _ => info(&format!("redis://{user}:{password}@localhost"))?.redis_settings().clone(),
+    };
     for (it, url) in sentinels.iter_mut().zip(&urls) {
         // The credentials and the database are the primary's; without a port, sentinels listen at their own.
-        let addr = match it.addr() {
-            ConnectionAddr::Tcp(host, 6379) if !url.contains(":6379") => ConnectionAddr::Tcp(host.clone(), 26379),
-            other => other.clone(),
-        };
-        *it = it.clone().set_addr(addr).set_redis_settings(RedisConnectionInfo::default());
+        let mut addr = it.addr().clone();
+        if let (ConnectionAddr::Tcp(_, port) | ConnectionAddr::TcpTls { port, .. }, false) =
+            (&mut addr, url.contains(":6379"))
+            && *port == 6379
+        {
+            *port = 26379;
+        }
+        *it = it.clone().set_addr(addr).set_redis_settings(credentials.clone());
     }
     Ok(Address(Kind::Sentinel { sentinels, master, tls, settings }))
 }
@@ -143,6 +157,7 @@ mod tests {
             ("redis://a:1,b:2,c:3", "cluster a:1,b:2,c:3"),
             ("redis://:secret@a:1,b:2", "cluster a:1,b:2"),
             ("redis-sentinel://:secret@a,b:5/0?master=m", "m of sentinels a:26379,b:5"),
+            ("rediss-sentinel://a/?sentinel-password=secret&master=m", "m of sentinels a:26379"),
         ] {
             let address = Address::parse(text).unwrap();
             assert_eq!(address.to_string(), shown, "{text}");
@@ -163,6 +178,8 @@ mod tests {
             "redis-sentinel://secret",
             "redis-sentinel://secret?other=1",
             "redis-sentinel://h?master=",
+            "redis-sentinel://h?master=m&sentinel-pass=secret",
+            "rediss://h:6379/#insecure",
         ] {
             let refused = Address::parse(text).unwrap_err().to_string();
             assert!(!refused.contains("secret") && refused.contains("expected redis://"), "{text}: {refused}");

@@ -27,6 +27,7 @@ mod reply;
 mod runs;
 mod script;
 mod shard;
+mod tls;
 mod wake;
 
 use std::fmt;
@@ -43,6 +44,7 @@ use crate::durable::Synced;
 use crate::link::Link;
 use crate::news::News;
 use crate::shard::Shards;
+pub use crate::tls::{InvalidTls, Tls};
 use crate::wake::Wake;
 
 /// What can be chosen about a store.
@@ -62,6 +64,8 @@ pub struct Options {
     pub timeout: Duration,
     /// What an append that holds an intent waits for; nothing by default.
     pub durability: Durability,
+    /// Who vouches for a `rediss://` server; by default whom the system trusts.
+    pub tls: Tls,
     /// The store's clock for tests; `None` is the server's.
     pub clock: Option<Arc<dyn Clock>>,
     /// Who is told of commits; nobody by default.
@@ -78,6 +82,7 @@ impl Default for Options {
             max_queued: 1_000_000,
             timeout: Duration::from_secs(5),
             durability: Durability::Off,
+            tls: Tls::default(),
             clock: None,
             observer: Arc::new(Nobody),
         }
@@ -126,7 +131,7 @@ impl Store {
     /// - [`store::Error::Failed`] when the server is too old, refuses the credentials, or the store has another number
     ///   of shards.
     pub async fn connect(address: &Address, options: Options) -> Result<Self, store::Error> {
-        let link = Arc::new(Link::new(address.clone(), options.timeout));
+        let link = Arc::new(Link::new(address.clone(), options.tls.clone(), options.timeout));
         let shards = Shards::new(&options.prefix, options.shards);
         let id = shard::found(&link, &shards, &options).await?;
         let wake = Wake::start(&link, &shards);

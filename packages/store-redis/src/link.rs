@@ -11,13 +11,16 @@ use std::time::Duration;
 use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
-use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType};
-use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, Pipeline, RedisError, TlsMode, Value};
+use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, Pipeline, RedisError, TlsMode, Value,
+};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use torpor_core::store;
 
 use crate::address::{Address, Kind};
+use crate::tls::{self, Tls};
 
 /// How long the attempt to connect may take.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -29,7 +32,9 @@ const COOL_DOWN: Duration = Duration::from_millis(100);
 /// Bytes that must come through in a second: a command that carries more may take longer than others.
 const SLOWEST: usize = 8 << 20;
 
-/// Cluster redirections that one command follows.
+/// Redirections that one command follows in a cluster whose shape has changed. They are followed here and not by the client,
+/// which would also send again what may have been carried out. Only `MOVED` is followed, to a node that has all of a shard. While
+/// a shard is being moved (`ASK`) its keys are on two nodes and no script sees all of them: until it has arrived the store is away.
 const REDIRECTIONS: u32 = 4;
 
 /// Which connection a command takes.
@@ -45,6 +50,7 @@ pub(crate) enum Lane {
 #[derive(Debug)]
 pub(crate) struct Link {
     address: Address,
+    tls: Tls,
     timeout: Duration,
     data: Slot,
     control: Slot,
@@ -83,12 +89,20 @@ impl std::fmt::Debug for Conn {
 impl Conn {
     /// Sends one command and waits for its answer.
     pub(crate) async fn send(&mut self, cmd: &Cmd) -> Result<Value, RedisError> {
-        let answer = match self {
-            Self::Single(conn) => conn.req_packed_command(cmd).await?,
-            Self::Cluster(conn) => conn.req_packed_command(cmd).await?,
-        };
-        // An error within an answer is an answer's error.
-        answer.extract_error()
+        match self {
+            Self::Single(conn) => conn.req_packed_command(cmd).await?.extract_error(),
+            Self::Cluster(conn) => {
+                let mut left = REDIRECTIONS;
+                loop {
+                    let answer = conn.req_packed_command(cmd).await.and_then(Value::extract_error);
+                    match answer {
+                        // It was not carried out; by now the client has asked where everything is.
+                        Err(e) if e.code() == Some("MOVED") && left > 0 => left -= 1,
+                        answer => return answer,
+                    }
+                }
+            }
+        }
     }
 
     /// Sends several commands in one piece, in a cluster all to the node of the first one that names a key. An error of the
@@ -102,8 +116,8 @@ impl Conn {
 }
 
 impl Link {
-    pub(crate) fn new(address: Address, timeout: Duration) -> Self {
-        Self { address, timeout, data: Slot::default(), control: Slot::default() }
+    pub(crate) fn new(address: Address, tls: Tls, timeout: Duration) -> Self {
+        Self { address, tls, timeout, data: Slot::default(), control: Slot::default() }
     }
 
     /// How much longer a command may take that carries so many bytes.
@@ -176,14 +190,18 @@ impl Link {
             || AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(response);
         match &self.address.0 {
             Kind::Single(info) => {
-                let client = Client::open(info.clone())?;
+                let client = self.tls.client(info.clone())?;
                 Ok(Conn::Single(client.get_multiplexed_async_connection_with_config(&config()).await?))
             }
             Kind::Cluster(nodes) => {
-                let builder = ClusterClient::builder(nodes.iter().cloned())
-                    .retries(REDIRECTIONS)
+                let mut builder = ClusterClient::builder(nodes.iter().cloned())
+                    .retries(0)
                     .connection_timeout(CONNECT)
                     .response_timeout(response.unwrap_or(BLOCKING));
+                if nodes.iter().any(|node| matches!(node.addr(), ConnectionAddr::TcpTls { .. })) {
+                    tls::provide();
+                    builder = builder.certs(self.tls.certificates());
+                }
                 let client = builder.build()?;
                 let made = tokio::time::timeout(CONNECT * 2, client.get_async_connection()).await;
                 Ok(Conn::Cluster(made.map_err(|_| timed_out())??))
@@ -198,9 +216,9 @@ impl Link {
     /// A connection to hear what is published. In a cluster any node hears everything.
     pub(crate) async fn listen(&self) -> Result<PubSub, RedisError> {
         let client = match &self.address.0 {
-            Kind::Single(info) => Client::open(info.clone())?,
+            Kind::Single(info) => self.tls.client(info.clone())?,
             Kind::Sentinel { .. } => self.primary().await?,
-            Kind::Cluster(nodes) => return listen_to_any(nodes).await,
+            Kind::Cluster(nodes) => return self.listen_to_any(nodes).await,
         };
         tokio::time::timeout(CONNECT, client.get_async_pubsub()).await.map_err(|_| timed_out())?
     }
@@ -210,30 +228,53 @@ impl Link {
         let Kind::Sentinel { sentinels, master, tls, settings } = &self.address.0 else {
             return Err(RedisError::from((ErrorKind::InvalidClientConfig, "there are no sentinels")));
         };
-        let mut node = SentinelNodeConnectionInfo::default().set_redis_connection_info(settings.clone());
+        let addresses = sentinels.iter().map(|sentinel| sentinel.addr().clone());
+        let mut builder = SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)?
+            .set_client_to_redis_db(settings.db());
         if *tls {
-            node = node.set_tls_mode(TlsMode::Secure);
+            tls::provide();
+            let certificates = self.tls.certificates();
+            builder = builder
+                .set_client_to_redis_tls_mode(TlsMode::Secure)
+                .set_client_to_redis_certificates(certificates.clone())
+                .set_client_to_sentinel_tls_mode(TlsMode::Secure)
+                .set_client_to_sentinel_certificates(certificates);
         }
-        let mut client = SentinelClient::build(sentinels.clone(), master, Some(node), SentinelServerType::Master)?;
+        if let Some(user) = settings.username() {
+            builder = builder.set_client_to_redis_username(user);
+        }
+        if let Some(password) = settings.password() {
+            builder = builder.set_client_to_redis_password(password);
+        }
+        // The same for all of them.
+        if let Some(credentials) = sentinels.first().map(ConnectionInfo::redis_settings) {
+            if let Some(user) = credentials.username() {
+                builder = builder.set_client_to_sentinel_username(user);
+            }
+            if let Some(password) = credentials.password() {
+                builder = builder.set_client_to_sentinel_password(password);
+            }
+        }
+        let mut client = builder.build()?;
         tokio::time::timeout(CONNECT * 2, client.async_get_client()).await.map_err(|_| timed_out())?
+    }
+
+    async fn listen_to_any(&self, nodes: &[ConnectionInfo]) -> Result<PubSub, RedisError> {
+        let mut last = timed_out();
+        for node in nodes {
+            let client = self.tls.client(node.clone())?;
+            match tokio::time::timeout(CONNECT, client.get_async_pubsub()).await {
+                Ok(Ok(pubsub)) => return Ok(pubsub),
+                Ok(Err(e)) => last = e,
+                Err(_) => {}
+            }
+        }
+        Err(last)
     }
 }
 
 /// What a blocking command of a cluster connection may take at most: its own bound is the command's.
 const BLOCKING: Duration = Duration::from_secs(60);
-
-async fn listen_to_any(nodes: &[ConnectionInfo]) -> Result<PubSub, RedisError> {
-    let mut last = timed_out();
-    for node in nodes {
-        let client = Client::open(node.clone())?;
-        match tokio::time::timeout(CONNECT, client.get_async_pubsub()).await {
-            Ok(Ok(pubsub)) => return Ok(pubsub),
-            Ok(Err(e)) => last = e,
-            Err(_) => {}
-        }
-    }
-    Err(last)
-}
 
 fn timed_out() -> RedisError {
     RedisError::from((ErrorKind::Io, "the connection was not made in time"))
@@ -269,7 +310,8 @@ pub(crate) fn breaks(e: &RedisError) -> bool {
         || e.is_timeout()
         || e.is_connection_dropped()
         || e.is_unrecoverable_error()
-        || e.code() == Some("READONLY")
+        // Another server is the primary now, or has the shard.
+        || matches!(e.code(), Some("READONLY" | "MASTERDOWN" | "NOREPLICAS" | "MOVED"))
 }
 
 /// What an error of the server means. Never carries an address or a credential.
@@ -293,6 +335,7 @@ pub(crate) fn fault(e: &RedisError) -> store::Error {
         _ if e.kind() == ErrorKind::AuthenticationFailed => {
             store::Error::Failed("Redis refused the user or the password".to_owned())
         }
+        _ if let Some(why) = tls::refusal(e) => store::Error::Failed(why),
         _ if e.is_io_error() || e.is_timeout() || e.is_connection_dropped() || e.is_cluster_error() => {
             tracing::debug!(error = %e, "redis");
             store::Error::Unavailable("Redis cannot be reached".to_owned())

@@ -1,19 +1,33 @@
-//! A real `redis-server` for tests: started on a free loopback port, with its data in a folder of its own, gone when dropped.
+//! Real Redis servers for tests: started on free loopback ports, with their data in folders of their own, gone when dropped.
+//!
+//! Owns: one server ([`Server`]), and what is made of several ([`Cluster`], [`Sentinels`]). Must not know: what is stored there.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // the code of tests
 
 use std::ffi::OsString;
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// How long a server may take to answer.
+mod certificates;
+mod cluster;
+mod sentinels;
+mod wire;
+
+pub use certificates::Certificates;
+pub use cluster::Cluster;
+pub use sentinels::Sentinels;
+
+/// How long a server may take to answer, and several to agree.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often a server is started at another port, because somebody took the one that was free.
+const PORTS: usize = 5;
 
 /// A running server.
 #[derive(Debug)]
@@ -21,7 +35,7 @@ pub struct Server {
     program: OsString,
     dir: TempDir,
     port: u16,
-    settings: Vec<String>,
+    args: Vec<OsString>,
     child: Option<Child>,
 }
 
@@ -29,7 +43,16 @@ pub struct Server {
 /// on stderr so that nobody takes a skipped test for a passed one.
 #[must_use]
 pub fn program() -> Option<OsString> {
-    let program = std::env::var_os("TORPOR_TEST_REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
+    installed(std::env::var_os("TORPOR_TEST_REDIS_SERVER").unwrap_or_else(|| "redis-server".into()))
+}
+
+/// Valkey's program: `TORPOR_TEST_VALKEY_SERVER`, or `valkey-server` on the path; `None`, said loudly, where there is none.
+#[must_use]
+pub fn valkey() -> Option<OsString> {
+    installed(std::env::var_os("TORPOR_TEST_VALKEY_SERVER").unwrap_or_else(|| "valkey-server".into()))
+}
+
+fn installed(program: OsString) -> Option<OsString> {
     let found = Command::new(&program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     if found.is_ok_and(|status| status.success()) {
         return Some(program);
@@ -48,12 +71,20 @@ impl Server {
     /// As [`Server::start`], with further settings as on the command line (`["--maxmemory", "50mb"]`).
     #[must_use]
     pub fn with(settings: &[&str]) -> Option<Self> {
-        let program = program()?;
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let settings = settings.iter().map(|s| (*s).to_owned()).collect();
-        let mut server = Self { program, dir, port: free_port(), settings, child: None };
-        server.launch();
-        Some(server)
+        Some(Self::of(program()?, settings))
+    }
+
+    /// As [`Server::with`], of a given program.
+    #[must_use]
+    pub fn of(program: OsString, settings: &[&str]) -> Self {
+        Self::at_some_port(program, |_, port| {
+            let mut args: Vec<OsString> = Vec::new();
+            args.extend(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"].map(OsString::from));
+            args.extend(["--appendfsync", "everysec", "--loglevel", "warning", "--port"].map(OsString::from));
+            args.push(port.to_string().into());
+            args.extend(settings.iter().map(OsString::from));
+            args
+        })
     }
 
     /// One server for all tests of a binary that run at the same time, each of which takes key names of its own; gone with
@@ -61,13 +92,21 @@ impl Server {
     #[must_use]
     pub fn shared() -> Option<Arc<Self>> {
         static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
-        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(server) = shared.upgrade() {
-            return Some(server);
+        shared(&SHARED, Self::start)
+    }
+
+    /// Starts a program with the arguments that `args` makes for a folder and a port.
+    fn at_some_port(program: OsString, args: impl Fn(&Path, u16) -> Vec<OsString>) -> Self {
+        for _ in 0..PORTS {
+            let dir = tempfile::tempdir().expect("a temporary folder");
+            let port = free_port();
+            let args = args(dir.path(), port);
+            let mut server = Self { program: program.clone(), dir, port, args, child: None };
+            if server.try_launch() {
+                return server;
+            }
         }
-        let server = Arc::new(Self::start()?);
-        *shared = Arc::downgrade(&server);
-        Some(server)
+        panic!("{} could not be started at any port", program.to_string_lossy());
     }
 
     /// The port it listens at on 127.0.0.1.
@@ -94,6 +133,14 @@ impl Server {
         self.child.as_ref().map(Child::id)
     }
 
+    /// Sends a command and answers what came back, a line for each value; an error is `Err`.
+    ///
+    /// # Errors
+    /// The server's error, or why it has no answer.
+    pub fn ask(&self, command: &[&str]) -> Result<String, String> {
+        wire::ask(self.port, command)
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -104,37 +151,44 @@ impl Server {
 
     /// Starts it again, at the same port and with the same data, and waits until it answers.
     pub fn launch(&mut self) {
+        assert!(self.try_launch(), "the server at port {} ends by itself", self.port);
+    }
+
+    /// Whether it came to run; an end by itself is that somebody else has its port.
+    fn try_launch(&mut self) -> bool {
         self.kill();
-        let child = Command::new(&self.program)
-            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "everysec"])
-            .args(["--loglevel", "warning", "--port", &self.port.to_string()])
+        let mut child = Command::new(&self.program)
+            .args(&self.args)
             .arg("--dir")
             .arg(self.dir.path())
-            .args(&self.settings)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
-            .expect("redis-server starts");
-        self.child = Some(child);
+            .expect("the server starts");
         let deadline = Instant::now() + PATIENCE;
-        while !self.answers() {
-            assert!(Instant::now() < deadline, "redis-server does not answer at port {}", self.port);
+        loop {
+            if child.try_wait().expect("a child can be waited for").is_some() {
+                return false;
+            }
+            if self.answers() {
+                break;
+            }
+            assert!(Instant::now() < deadline, "no server answers at port {}", self.port);
             std::thread::sleep(Duration::from_millis(20));
         }
+        // Whoever answered may be somebody else: then this one is about to find its port taken.
+        std::thread::sleep(Duration::from_millis(5));
+        let ended = child.try_wait().expect("a child can be waited for").is_some();
+        self.child = Some(child);
+        !ended
     }
 
     /// Whether it answers a `PING`; that it wants a password is an answer.
     fn answers(&self) -> bool {
-        let ask = || -> std::io::Result<bool> {
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-            let mut socket = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
-            socket.set_read_timeout(Some(Duration::from_secs(1)))?;
-            socket.write_all(b"PING\r\n")?;
-            let mut answer = [0; 7];
-            let n = socket.read(&mut answer)?;
-            Ok(answer[..n].starts_with(b"+PONG") || answer[..n].starts_with(b"-NOAUTH"))
-        };
-        ask().unwrap_or(false)
+        match self.ask(&["PING"]) {
+            Ok(answer) => answer == "PONG",
+            Err(e) => e.starts_with("NOAUTH"),
+        }
     }
 }
 
@@ -144,9 +198,40 @@ impl Drop for Server {
     }
 }
 
-/// A port that nobody listens at now.
+/// What is there, or a new one.
+fn shared<T>(shared: &Mutex<Weak<T>>, start: impl FnOnce() -> Option<T>) -> Option<Arc<T>> {
+    let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(there) = shared.upgrade() {
+        return Some(there);
+    }
+    let fresh = Arc::new(start()?);
+    *shared = Arc::downgrade(&fresh);
+    Some(fresh)
+}
+
+/// Waits until something is so.
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "this should have happened long ago: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A port that nobody listens at now. It lies below those that the system gives away by itself, and each process begins
+/// somewhere else, so that it is still free when its server starts.
 #[must_use]
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("it has an address").port()
+    const FIRST: u16 = 10_000;
+    const PLACES: u16 = 20_000;
+    static TRIED: AtomicU16 = AtomicU16::new(0);
+    let begin = (std::process::id() % u32::from(PLACES)) * 37;
+    for _ in 0..PLACES {
+        let place = begin + u32::from(TRIED.fetch_add(1, Ordering::Relaxed));
+        let port = FIRST + u16::try_from(place % u32::from(PLACES)).expect("it is less than 20,000");
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port is free");
 }

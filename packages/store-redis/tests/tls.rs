@@ -1,0 +1,51 @@
+//! `rediss://`: who vouches for the server, and who this process is to it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed expectation is the result
+
+use torpor_core::key::KeyStore as _;
+use torpor_core::store::Error;
+use torpor_store_redis::{Address, Options, Store, Tls};
+use torpor_testkit::redis::Certificates;
+
+async fn connect(url: &str, tls: Tls) -> Result<Store, Error> {
+    Store::connect(&Address::parse(url).unwrap(), Options { tls, ..Options::default() }).await
+}
+
+fn trusting(certificates: &Certificates) -> Tls {
+    Tls::default().trusting(certificates.read("ca.pem")).unwrap()
+}
+
+/// A private authority is trusted when it is named, and only then; the name in the address must be the certificate's.
+#[tokio::test]
+async fn only_the_named_authority_vouches_for_a_server() {
+    let Some(certificates) = Certificates::make() else { return };
+    let Some((port, _server)) = certificates.server(&["--tls-auth-clients", "no"]) else { return };
+    for host in ["127.0.0.1", "localhost"] {
+        let store = connect(&format!("rediss://{host}:{port}"), trusting(&certificates)).await.unwrap();
+        assert!(store.keys(None).await.unwrap().is_some());
+    }
+    let strange = Certificates::make().unwrap();
+    let url = format!("rediss://127.0.0.1:{port}");
+    for tls in [Tls::default(), trusting(&strange)] {
+        let refused = connect(&url, tls).await.unwrap_err();
+        assert!(matches!(&refused, Error::Failed(why) if why.contains("certificate")), "{refused}");
+    }
+    // Plain text at its TLS port, and TLS at a plain port, come to nothing.
+    assert!(connect(&format!("redis://127.0.0.1:{port}"), Tls::default()).await.is_err());
+    let plain = format!("rediss://127.0.0.1:{}", _server.port());
+    assert!(connect(&plain, trusting(&certificates)).await.is_err());
+}
+
+/// A server that wants to know who comes is shown the certificate.
+#[tokio::test]
+async fn a_server_that_wants_a_certificate_is_shown_one() {
+    let Some(certificates) = Certificates::make() else { return };
+    let Some((port, _server)) = certificates.server(&["--tls-auth-clients", "yes"]) else { return };
+    let url = format!("rediss://127.0.0.1:{port}");
+    let refused = connect(&url, trusting(&certificates)).await.unwrap_err();
+    println!("{refused}");
+    let tls =
+        trusting(&certificates).showing(certificates.read("client.pem"), certificates.read("client.key")).unwrap();
+    let store = connect(&url, tls).await.unwrap();
+    assert!(store.keys(None).await.unwrap().is_some());
+}
