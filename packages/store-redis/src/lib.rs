@@ -58,6 +58,10 @@ pub struct Options {
     pub lease: Duration,
     /// How long a terminal record is kept from its end; 24 h by default.
     pub result_ttl: Duration,
+    /// How long a dead letter is kept, and its run's record with it; 7 days by default.
+    pub dead_letter_ttl: Duration,
+    /// Most dead letters that are kept in each shard; 10,000 by default.
+    pub max_dead_letters: u64,
     /// Most runs that may be queued, running or paused at once, in each shard; 1,000,000 by default.
     pub max_queued: u64,
     /// How long one call may take before the store counts as away, and an intent may wait to be durable; 5 s by default.
@@ -79,6 +83,8 @@ impl Default for Options {
             shards: 1,
             lease: Duration::from_secs(3),
             result_ttl: Duration::from_secs(86_400),
+            dead_letter_ttl: Duration::from_secs(7 * 86_400),
+            max_dead_letters: 10_000,
             max_queued: 1_000_000,
             timeout: Duration::from_secs(5),
             durability: Durability::Off,
@@ -96,7 +102,10 @@ impl fmt::Debug for Options {
             .field("shards", &self.shards)
             .field("lease", &self.lease)
             .field("result_ttl", &self.result_ttl)
+            .field("dead_letter_ttl", &self.dead_letter_ttl)
+            .field("max_dead_letters", &self.max_dead_letters)
             .field("max_queued", &self.max_queued)
+            .field("durability", &self.durability)
             .finish_non_exhaustive()
     }
 }

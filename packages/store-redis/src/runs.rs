@@ -28,6 +28,9 @@ const MAX_LOOKS: usize = 25;
 /// Records that one step of a sweep removes.
 const SWEEP_STEP: u64 = 200;
 
+/// Longer than any store lives, in milliseconds: what is kept so long is kept for ever.
+const MAX_KEPT_MS: u64 = 1 << 50;
+
 /// The rows of a millisecond: see `next_row` of `lua/prelude.lua`.
 const ROWS_PER_MS: u64 = 2_048;
 
@@ -164,14 +167,18 @@ impl RunStore for Store {
     }
 
     async fn sweep(&self) -> Result<u64, store::Error> {
-        let ttl = u64::try_from(self.options.result_ttl.as_millis()).unwrap_or(u64::MAX);
+        let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(MAX_KEPT_MS).min(MAX_KEPT_MS);
         let mut removed = 0;
         for shard in self.shards.all() {
             loop {
-                let args = Args::new().number(ttl).number(SWEEP_STEP);
-                let step = self.run(Lane::Control, shard, &SWEEP, args).await?.number()?;
-                removed += step;
-                if step < SWEEP_STEP {
+                let args = Args::new()
+                    .number(ms(self.options.result_ttl))
+                    .number(ms(self.options.dead_letter_ttl))
+                    .number(self.options.max_dead_letters)
+                    .number(SWEEP_STEP);
+                let mut step = self.run(Lane::Control, shard, &SWEEP, args).await?;
+                removed += step.number()?;
+                if !step.flag()? {
                     break;
                 }
             }

@@ -1,0 +1,66 @@
+//! What the tests of this crate share: stores on a server of a test's own, and what that server counted.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)] // a failed expectation is the result
+
+use torpor_core::entry::Body;
+use torpor_core::log::SessionLog as _;
+use torpor_core::queue::{Lease, WorkQueue as _};
+use torpor_core::{Position, WorkerId};
+use torpor_store_redis::{Address, Options, Store};
+use torpor_testkit::redis::Server;
+use torpor_testkit::sample::{claimed, first, first_claimed, write};
+
+/// A store on this server.
+pub(crate) async fn store(server: &Server, options: Options) -> Store {
+    Store::connect(&Address::parse(&server.url()).unwrap(), options).await.unwrap()
+}
+
+/// Submits the first run of a session and claims it.
+pub(crate) async fn running(store: &Store, session: &str) -> Lease {
+    claimed(store.enqueue(first_claimed(session)).await.unwrap())
+}
+
+/// As [`running`], by another worker than the others.
+pub(crate) async fn running_by(store: &Store, session: &str, worker: WorkerId) -> Lease {
+    let mut new = first(session);
+    new.claim_for = Some(worker);
+    claimed(store.enqueue(new).await.unwrap())
+}
+
+/// Appends as the owner.
+pub(crate) async fn append(store: &Store, lease: &Lease, after: u64, bodies: Vec<Body>) -> Position {
+    store.append(write(lease, after, bodies)).await.unwrap()
+}
+
+/// A plain connection to the server.
+pub(crate) struct Plain(redis::aio::MultiplexedConnection);
+
+impl Plain {
+    pub(crate) async fn to(server: &Server) -> Self {
+        let client = redis::Client::open(server.url()).unwrap();
+        Self(client.get_multiplexed_async_connection().await.unwrap())
+    }
+
+    /// Sends a command.
+    pub(crate) async fn ask<T: redis::FromRedisValue>(&mut self, words: &[&str]) -> T {
+        let mut cmd = redis::Cmd::new();
+        words.iter().for_each(|word| {
+            cmd.arg(*word);
+        });
+        cmd.query_async(&mut self.0).await.unwrap()
+    }
+
+    /// How often the server has run a command since it was last told to forget.
+    pub(crate) async fn calls(&mut self, command: &str) -> u64 {
+        let info: String = self.ask(&["INFO", "commandstats"]).await;
+        let line = info.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+        line.and_then(|rest| rest.split(',').next()).map_or(0, |n| n.parse().unwrap())
+    }
+
+    /// A number of a section of `INFO`.
+    pub(crate) async fn count(&mut self, section: &str, name: &str) -> u64 {
+        let info: String = self.ask(&["INFO", section]).await;
+        let line = info.lines().find_map(|line| line.strip_prefix(&format!("{name}:")));
+        line.expect("a field of INFO").trim().parse().unwrap()
+    }
+}
