@@ -45,6 +45,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("torpor-testkit", &["torpor-core"]),
+    ("torpor-models", &[]),
 ];
 
 /// Outside crates that only these may use.
@@ -58,6 +59,7 @@ const WRAPPED: &[(&str, &[&str])] = &[
     ("seccompiler", &["torpor-hands"]),
     ("grep-searcher", &["torpor-tools"]),
     ("clap", &["torpor", "torpor-experiments"]),
+    ("stateright", &["torpor-models"]),
 ];
 
 /// Never in what we ship: a second crypto provider, a second TLS stack.
