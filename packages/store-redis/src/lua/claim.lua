@@ -81,7 +81,7 @@ while #taken < most and #aside < MAX_SET_ASIDE and bytes < MAX_BYTES do
     if bytes >= MAX_BYTES then
       break
     end
-    take(it, read_tokens(1, worker)[1])
+    take(it, token_for(it.R, worker))
     local record = record_of(it.R)
     bytes = bytes + record_bytes(record)
     taken[#taken + 1] = {it.R, num(it.epoch), num(it.head), it.resume, it.gate, it.cancel, record}

@@ -111,6 +111,17 @@ local function make_paused(R)
   call('HSET', run_key(R), 'q', 'paused')
 end
 
+-- Reads an entry for a run that is about to be leased and is still in `P q:ready`; nil where the stream is spoilt.
+local function token_for(R, worker)
+  local token = read_tokens(1, worker)[1]
+  if not token then
+    -- There was one less than there should be.
+    count_ready(R)
+    token = read_tokens(1, worker, 1)[1]
+  end
+  return token
+end
+
 -- An entry that was read stands for the lease of a run.
 local function hold_token(R, token)
   if token then

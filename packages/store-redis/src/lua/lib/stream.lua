@@ -103,9 +103,13 @@ local function read_tokens(n, consumer, extra)
   return tokens
 end
 
--- Reads and acknowledges up to `n` entries: so many runs less are claimable. To be called while they still are in `P q:ready`.
+-- Reads and acknowledges up to `n` entries: so many runs less are claimable. To be called while they still are in `P q:ready`. Answers
+-- how many there were.
 local function drop_entries(n)
-  for _, token in ipairs(read_tokens(n, NOBODY)) do
+  local before = foreign
+  local tokens = read_tokens(n, NOBODY)
+  for _, token in ipairs(tokens) do
     acknowledge(token)
   end
+  return #tokens + foreign - before
 end

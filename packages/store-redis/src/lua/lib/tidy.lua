@@ -12,11 +12,23 @@ local MAX_TIDIED = 1000
 -- Entries that one step cuts off, and consumers that it removes.
 local MAX_CUT, MAX_GONE = 100000, 100
 
--- The entries that nobody has read are as many as the claimable runs.
+-- Everything was read, whatever the server thinks: somebody cut off or deleted entries that nobody had read.
+local function all_read()
+  local stream = {}
+  local info = call('XINFO', 'STREAM', STREAM)
+  for n = 1, #info, 2 do
+    stream[info[n]] = info[n + 1]
+  end
+  redis.pcall('XGROUP', 'SETID', STREAM, GROUP, '$', 'ENTRIESREAD', stream['entries-added'])
+end
+
+-- The entries that nobody has read are as many as the claimable runs. Where there are more, they are looked at: strangers are noted.
 local function count_again(ready, left)
   if not left or left > ready then
-    -- When the server does not know how many there are, somebody deleted one: the count is known again once all were read.
-    drop_entries(math.min(left and left - ready or MAX_TIDIED, MAX_TIDIED))
+    local most = math.min(left or MAX_TIDIED, MAX_TIDIED)
+    if drop_entries(most) < most and foreign < MAX_FOREIGN then
+      all_read()
+    end
     left = unread()
   end
   if left and left < ready then
@@ -26,32 +38,35 @@ local function count_again(ready, left)
   end
 end
 
--- The pending entries are those of leases. What somebody read by hand is none.
+-- The pending entries are those of leases. What somebody read by hand is none, and what somebody acknowledged is missing.
 local function match_leases(pending)
   local tokens = P .. 'q:tokens'
   local held, leases = call('HLEN', tokens), call('ZCARD', P .. 'q:leases')
-  if pending > math.min(held, leases) then
-    for _, entry in ipairs(call('XPENDING', STREAM, GROUP, '-', '+', MAX_TIDIED)) do
-      local id = entry[1]
-      local R = field(tokens, id)
-      if not R or field(run_key(R), 'token') ~= id then
-        local stored = call('XRANGE', STREAM, id, id)[1]
-        if stored and not is_ours(stored[2]) then
-          note_foreign(id, stored[2])
-        end
-        acknowledge(id)
-        call('HDEL', tokens, id)
+  if pending == held and held == leases then
+    return
+  end
+  for _, entry in ipairs(call('XPENDING', STREAM, GROUP, '-', '+', MAX_TIDIED)) do
+    local id = entry[1]
+    local R = field(tokens, id)
+    if not R or field(run_key(R), 'token') ~= id then
+      local stored = call('XRANGE', STREAM, id, id)[1]
+      if stored and not is_ours(stored[2]) then
+        note_foreign(id, stored[2])
       end
+      acknowledge(id)
+      call('HDEL', tokens, id)
     end
   end
-  if leases > held then
-    -- Owners renew their leases, so that others are the first next time.
-    for _, R in ipairs(call('ZRANGE', P .. 'q:leases', 0, MAX_TIDIED - 1)) do
-      local worker, token = unpack(call('HMGET', run_key(R), 'worker', 'token'))
-      if worker and not token then
-        count_ready(R)
-        hold_token(R, read_tokens(1, worker, 1)[1])
-      end
+  -- Owners renew their leases, so that others are the first next time.
+  for _, R in ipairs(call('ZRANGE', P .. 'q:leases', 0, MAX_TIDIED - 1)) do
+    local worker, token = unpack(call('HMGET', run_key(R), 'worker', 'token'))
+    if token and #call('XPENDING', STREAM, GROUP, token, token, 1) == 0 then
+      call('HDEL', tokens, token)
+      token = false
+    end
+    if worker and not token then
+      count_ready(R)
+      hold_token(R, read_tokens(1, worker, 1)[1])
     end
   end
 end
