@@ -2,13 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)] // a failed expectation is the result
 
+use std::time::Duration;
+
+use torpor_core::Position;
 use torpor_core::entry::Body;
 use torpor_core::log::SessionLog as _;
 use torpor_core::queue::{Lease, WorkQueue as _};
-use torpor_core::{Position, WorkerId};
 use torpor_store_redis::{Address, Options, Store};
 use torpor_testkit::redis::Server;
-use torpor_testkit::sample::{claimed, first, first_claimed, write};
+use torpor_testkit::sample::{claimed, first_claimed, write};
 
 /// A store on this server.
 pub(crate) async fn store(server: &Server, options: Options) -> Store {
@@ -18,13 +20,6 @@ pub(crate) async fn store(server: &Server, options: Options) -> Store {
 /// Submits the first run of a session and claims it.
 pub(crate) async fn running(store: &Store, session: &str) -> Lease {
     claimed(store.enqueue(first_claimed(session)).await.unwrap())
-}
-
-/// As [`running`], by another worker than the others.
-pub(crate) async fn running_by(store: &Store, session: &str, worker: WorkerId) -> Lease {
-    let mut new = first(session);
-    new.claim_for = Some(worker);
-    claimed(store.enqueue(new).await.unwrap())
 }
 
 /// Appends as the owner.
@@ -38,7 +33,8 @@ pub(crate) struct Plain(redis::aio::MultiplexedConnection);
 impl Plain {
     pub(crate) async fn to(server: &Server) -> Self {
         let client = redis::Client::open(server.url()).unwrap();
-        Self(client.get_multiplexed_async_connection().await.unwrap())
+        let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(20)));
+        Self(client.get_multiplexed_async_connection_with_config(&patient).await.unwrap())
     }
 
     /// Sends a command.
