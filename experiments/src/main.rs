@@ -56,6 +56,9 @@ struct Bar {
     /// A tenth of the counts and times: to try it out, not to quote
     #[arg(long)]
     quick: bool,
+    /// Measure on Redis instead of the embedded store; starts a `redis-server` of its own
+    #[arg(long)]
+    redis: bool,
 }
 
 fn main() -> ExitCode {
@@ -83,7 +86,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 async fn measure(bar: Bar) -> anyhow::Result<()> {
-    let ctx = world::Context::new(bar.torpor, bar.dir, bar.quick, bar.first)?;
+    let ctx = world::Context::new(bar.torpor, bar.dir, bar.quick, bar.first, bar.redis)?;
     let names: Vec<&str> =
         rows::NAMES.into_iter().filter(|n| bar.rows.is_empty() || bar.rows.iter().any(|r| r == n)).collect();
     let mut report = report::Report::new(&ctx);

@@ -123,6 +123,7 @@ pub(crate) struct Report {
     at: String,
     command: String,
     version: String,
+    store: String,
     machine: Machine,
     quick: bool,
     measures: Vec<Measure>,
@@ -136,6 +137,7 @@ impl Report {
             at: SystemClock.now().rfc3339(),
             command: std::env::args().collect::<Vec<_>>().join(" "),
             version: ctx.version(),
+            store: ctx.store(),
             machine: Machine::here(&ctx.dir),
             quick: ctx.quick,
             measures: Vec::new(),
@@ -160,7 +162,8 @@ impl Report {
 
     /// The table, with what one must know to read it.
     pub(crate) fn markdown(&self) -> String {
-        let mut out = format!("{} · {}\n{}\n`{}`\n\n", self.at, self.version, self.machine, self.command);
+        let mut out =
+            format!("{} · {} · store: {}\n{}\n`{}`\n\n", self.at, self.version, self.store, self.machine, self.command);
         if self.quick {
             out.push_str("**Quick: a tenth of the counts. Not to be quoted.**\n\n");
         }

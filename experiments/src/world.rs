@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -16,6 +17,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 use torpor_testkit::model_server::script;
+use torpor_testkit::redis;
 
 use crate::http::Http;
 use crate::process;
@@ -33,17 +35,29 @@ pub(crate) struct Context {
     pub(crate) dir: PathBuf,
     pub(crate) quick: bool,
     first: bool,
+    /// The store of every process, where it is not the embedded one.
+    redis: Option<redis::Server>,
+    /// Worlds that were made; each has a prefix of its own.
+    worlds: AtomicU64,
 }
 
 impl Context {
     /// Checks it.
-    pub(crate) fn new(torpor: Option<PathBuf>, dir: Option<PathBuf>, quick: bool, first: bool) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        torpor: Option<PathBuf>,
+        dir: Option<PathBuf>,
+        quick: bool,
+        first: bool,
+        redis: bool,
+    ) -> anyhow::Result<Self> {
         let beside = || Ok::<_, std::io::Error>(std::env::current_exe()?.with_file_name("torpor"));
         let torpor = torpor.map_or_else(beside, Ok)?;
         let torpor = torpor
             .canonicalize()
             .with_context(|| format!("{}: build it with `cargo build --release -p torpor`", torpor.display()))?;
-        let ctx = Self { torpor, dir: dir.unwrap_or_else(std::env::temp_dir), quick, first };
+        let redis = if redis { Some(redis::Server::start().context("redis-server is not installed")?) } else { None };
+        let dir = dir.unwrap_or_else(std::env::temp_dir);
+        let ctx = Self { torpor, dir, quick, first, redis, worlds: AtomicU64::new(0) };
         ctx.prefer(std::process::id());
         Ok(ctx)
     }
@@ -51,6 +65,24 @@ impl Context {
     /// So many, or a tenth.
     pub(crate) fn n(&self, full: usize) -> usize {
         if self.quick { (full / 10).max(3) } else { full }
+    }
+
+    /// The Redis server's process, where there is one.
+    pub(crate) fn redis_pid(&self) -> Option<u32> {
+        self.redis.as_ref().and_then(redis::Server::pid)
+    }
+
+    /// What its data takes, in bytes.
+    pub(crate) fn redis_bytes(&self) -> anyhow::Result<f64> {
+        Ok(self.redis.as_ref().context("there is no Redis")?.used_memory()? as f64)
+    }
+
+    /// Where runs are kept, for headings.
+    pub(crate) fn store(&self) -> String {
+        match &self.redis {
+            None => "embedded".to_owned(),
+            Some(_) => format!("{}, AOF synced each second", redis::version().unwrap_or_default()),
+        }
     }
 
     /// What the program says of itself.
@@ -147,6 +179,8 @@ pub(crate) struct World<'a> {
     dir: TempDir,
     pub(crate) model: Helper,
     env: Vec<(&'static str, String)>,
+    /// Keeps this world apart from others on the same Redis.
+    prefix: String,
 }
 
 impl<'a> World<'a> {
@@ -154,7 +188,8 @@ impl<'a> World<'a> {
     pub(crate) async fn new(ctx: &'a Context) -> anyhow::Result<Self> {
         let dir = ctx.temp()?;
         std::fs::create_dir(dir.path().join("project"))?;
-        Ok(Self { ctx, dir, model: Helper::start("model-server").await?, env: Vec::new() })
+        let prefix = format!("bar-{}", ctx.worlds.fetch_add(1, Ordering::Relaxed));
+        Ok(Self { ctx, dir, model: Helper::start("model-server").await?, env: Vec::new(), prefix })
     }
 
     /// One more variable for every server from now on.
@@ -165,6 +200,11 @@ impl<'a> World<'a> {
     /// The data folder.
     pub(crate) fn data(&self) -> PathBuf {
         self.dir.path().join("data")
+    }
+
+    /// The address and prefix of its store, where that is not in the data folder.
+    pub(crate) fn redis(&self) -> Option<(String, &str)> {
+        Some((self.ctx.redis.as_ref()?.url(), &self.prefix))
     }
 
     /// A file of the project folder, in which commands may work.
@@ -196,6 +236,9 @@ impl<'a> World<'a> {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log);
+        if let Some((url, prefix)) = self.redis() {
+            command.env("REDIS_URL", url).env("TORPOR_REDIS_PREFIX", prefix);
+        }
         Ok(command)
     }
 

@@ -61,6 +61,13 @@ async fn after_turns(ctx: &Context) -> anyhow::Result<Vec<Measure>> {
         Measure::one(ROW, "growth from 3,000 to 12,000 turns", "MiB", late - early).at_most(1.0).how("flat means none"),
     );
     measures.push(Measure::one(ROW, "peak RSS in all that", "MiB", process::peak_mib(pid)).how("VmHWM"));
+    if let Some(redis) = ctx.redis_pid() {
+        let kept = ctx.redis_bytes()? / f64::from(1 << 20);
+        measures.push(
+            Measure::one(ROW, "RSS of Redis after that", "MiB", process::memory(redis).rss)
+                .how(format!("{done} sessions of one turn with their records; it says {kept:.1} MiB are in use")),
+        );
+    }
     Ok(measures)
 }
 

@@ -10,7 +10,7 @@ use crate::http::{Http, ms};
 use crate::process;
 use crate::report::Measure;
 use crate::world::{Context, World, turn};
-use sessions::{Kind, build};
+use sessions::{Kind, build_embedded, build_in_redis};
 
 const ROW: &str = "resume";
 const TURNS: usize = 21;
@@ -26,7 +26,16 @@ const LENGTHS: [(u64, Kind, Option<f64>); 5] = [
 
 pub(crate) async fn measure(ctx: &Context) -> anyhow::Result<Vec<Measure>> {
     let world = World::new(ctx).await?;
-    let built = build(&world.data(), &LENGTHS.map(|(n, kind, _)| (n, kind))).await?;
+    let wanted = LENGTHS.map(|(n, kind, _)| (n, kind));
+    let built = match world.redis() {
+        Some((url, prefix)) => {
+            let before = ctx.redis_bytes()?;
+            let mut built = build_in_redis(&url, prefix, &wanted).await?;
+            built.bytes_kept = ctx.redis_bytes()? - before;
+            built
+        }
+        None => build_embedded(&world.data(), &wanted).await?,
+    };
     let server = world.serve().await?;
     let mut http = server.http().await?;
     for _ in 0..50 {
@@ -49,11 +58,12 @@ pub(crate) async fn measure(ctx: &Context) -> anyhow::Result<Vec<Measure>> {
             Measure::of(ROW, what, "ms", overheads).how(format!("first one {first:.2} ms; each turn adds 4 entries"));
         measures.push(goal.into_iter().fold(line, Measure::at_most));
     }
-    let (disk, json) = (built.bytes_on_disk / built.entries, built.bytes_of_json / built.entries);
-    measures.push(
-        Measure::one(ROW, "bytes per entry on disk", "B", disk)
-            .how(format!("{} entries with {json:.0} B of JSON each; database after its close", built.entries)),
-    );
+    let (kept, json) = (built.bytes_kept / built.entries, built.bytes_of_json / built.entries);
+    measures.push(Measure::one(ROW, "bytes per entry kept", "B", kept).how(format!(
+        "{} entries with {json:.0} B of JSON each; {}",
+        built.entries,
+        if world.redis().is_some() { "memory of Redis" } else { "database after its close" }
+    )));
     measures.push(
         Measure::one(ROW, "entries written per second", "/s", built.entries / built.seconds).how("batches of 200"),
     );

@@ -28,6 +28,7 @@ pub(crate) async fn measure(ctx: &Context) -> anyhow::Result<Vec<Measure>> {
     }
     world.model.reset().await?;
     let (cpu, model_cpu) = (process::cpu_ms(pid), process::cpu_ms(world.model.pid()));
+    let redis_cpu = ctx.redis_pid().map(|redis| (redis, process::cpu_ms(redis)));
     let began = Instant::now();
     let mut walls = Vec::with_capacity(turns);
     for _ in 0..turns {
@@ -39,6 +40,7 @@ pub(crate) async fn measure(ctx: &Context) -> anyhow::Result<Vec<Measure>> {
     let per_turn = |ms: f64| ms / turns as f64;
     let cpu = per_turn(process::cpu_ms(pid) - cpu);
     let model_cpu = per_turn(process::cpu_ms(world.model.pid()) - model_cpu);
+    let redis_cpu = redis_cpu.map(|(redis, before)| per_turn(process::cpu_ms(redis) - before));
     let service = per_turn(world.model.count("service_ms").await?);
     let overheads: Vec<f64> = walls.iter().map(|w| w - service).collect();
     let resumed = same_session(&mut http, &world, ctx.n(200)).await?;
@@ -46,7 +48,8 @@ pub(crate) async fn measure(ctx: &Context) -> anyhow::Result<Vec<Measure>> {
     let how = format!("{turns} turns, one at a time, each a new session; model's own time {service:.3} ms");
     let per_commit =
         format!("a turn commits 3 times; {:.0} % of the wall was CPU of the server", 100.0 * cpu * turns as f64 / all);
-    Ok(vec![
+    let redis = redis_cpu.map(|ms| Measure::one(ROW, "CPU per turn, Redis", "ms", ms));
+    let mut measures = vec![
         Measure::of(ROW, "overhead (wall − model)", "ms", &overheads).at_most(1.0).how(how),
         Measure::one(ROW, "CPU per turn, server", "ms", cpu).at_most(0.5).how(per_commit),
         Measure::one(ROW, "CPU per turn, model server", "ms", model_cpu),
@@ -57,7 +60,9 @@ pub(crate) async fn measure(ctx: &Context) -> anyhow::Result<Vec<Measure>> {
             .how("3 commits a turn"),
         Measure::of(ROW, "baseline: POST straight to the model server", "ms", &direct(&world, ctx.n(300)).await?)
             .how("one loopback exchange, wall"),
-    ])
+    ];
+    measures.extend(redis);
+    Ok(measures)
 }
 
 async fn same_session(http: &mut Http, world: &World<'_>, turns: usize) -> anyhow::Result<Vec<f64>> {

@@ -61,6 +61,15 @@ fn installed(program: OsString) -> Option<OsString> {
     None
 }
 
+/// What the server's program says of itself: name and version.
+#[must_use]
+pub fn version() -> Option<String> {
+    let out = Command::new(program()?).arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let version = text.split_whitespace().find_map(|word| word.strip_prefix("v="))?;
+    Some(format!("Redis {version}"))
+}
+
 impl Server {
     /// Starts a server with an append-only file (synced each second). `None` where none is installed.
     #[must_use]
@@ -181,6 +190,19 @@ impl Server {
         let ended = child.try_wait().expect("a child can be waited for").is_some();
         self.child = Some(child);
         !ended
+    }
+
+    /// What its data takes, in bytes of memory, as `INFO memory` says.
+    ///
+    /// # Errors
+    /// When it does not answer, or answers something else.
+    pub fn used_memory(&self) -> std::io::Result<u64> {
+        let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
+        socket.write_all(b"INFO memory\r\nQUIT\r\n")?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer)?;
+        let used = answer.lines().find_map(|line| line.strip_prefix("used_memory:")?.trim().parse().ok());
+        used.ok_or_else(|| std::io::Error::other("INFO names no used_memory"))
     }
 
     /// Whether it answers a `PING`; that it wants a password is an answer.

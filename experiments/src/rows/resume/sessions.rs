@@ -12,12 +12,11 @@ use serde_json::json;
 use torpor_core::clock::{Clock as _, SystemClock};
 use torpor_core::entry::{self, Body, RunTotals, ToolEnding};
 use torpor_core::envelope::Spec;
-use torpor_core::log::{Append, SessionLog as _};
+use torpor_core::log::{Append, SessionLog};
 use torpor_core::message::{Assistant, Block, StopReason, ToolResult, Usage};
 use torpor_core::outcome::Outcome;
-use torpor_core::queue::{Enqueued, Expects, NewRun, WorkQueue as _};
+use torpor_core::queue::{Enqueued, Expects, NewRun, WorkQueue};
 use torpor_core::{Epoch, Position, RunId, SessionKey, WorkerId, sandbox};
-use torpor_store_embedded::{Options, Store};
 
 /// Entries of one append.
 const BATCH: usize = 200;
@@ -53,33 +52,54 @@ pub(crate) struct Built {
     pub(crate) sessions: Vec<String>,
     pub(crate) entries: f64,
     pub(crate) bytes_of_json: f64,
-    pub(crate) bytes_on_disk: f64,
+    /// On the disk or, in Redis, in memory.
+    pub(crate) bytes_kept: f64,
     pub(crate) seconds: f64,
 }
 
+/// What sessions are written to.
+pub(crate) trait Store: SessionLog + WorkQueue {}
+
+impl<T: SessionLog + WorkQueue> Store for T {}
+
+/// Long enough that no claim lapses while its log is written.
+const LEASE: Duration = Duration::from_secs(600);
+
 /// Builds sessions of so many entries in a data folder.
-pub(crate) async fn build(data: &Path, wanted: &[(u64, Kind)]) -> anyhow::Result<Built> {
-    // Long enough that no claim lapses while its log is written.
-    let options = Options { lease: Duration::from_secs(600), ..Options::default() };
-    let store = Store::open(data, options)?;
+pub(crate) async fn build_embedded(data: &Path, wanted: &[(u64, Kind)]) -> anyhow::Result<Built> {
+    let options = torpor_store_embedded::Options { lease: LEASE, ..Default::default() };
+    let store = torpor_store_embedded::Store::open(data, options)?;
+    let mut built = build(&store, wanted).await?;
+    drop(store);
+    built.bytes_kept = std::fs::metadata(data.join("store.db")).context("store.db")?.len() as f64;
+    Ok(built)
+}
+
+/// Builds sessions of so many entries in Redis; what they take there is for its owner to say.
+pub(crate) async fn build_in_redis(url: &str, prefix: &str, wanted: &[(u64, Kind)]) -> anyhow::Result<Built> {
+    let address = torpor_store_redis::Address::parse(url)?;
+    let options = torpor_store_redis::Options { lease: LEASE, prefix: prefix.to_owned(), ..Default::default() };
+    let store = torpor_store_redis::Store::connect(&address, options).await?;
+    build(&store, wanted).await
+}
+
+async fn build(store: &dyn Store, wanted: &[(u64, Kind)]) -> anyhow::Result<Built> {
     let mut built = Built::default();
     let began = Instant::now();
     for (n, (entries, kind)) in wanted.iter().enumerate() {
         let id = format!("long-{n}-{entries}");
-        let mut writer = Writer::begin(&store, &id).await?;
+        let mut writer = Writer::begin(store, &id).await?;
         writer.session(*entries, *kind).await?;
         built.entries += writer.head.0 as f64;
         built.bytes_of_json += writer.bytes as f64;
         built.sessions.push(id);
     }
     built.seconds = began.elapsed().as_secs_f64();
-    drop(store);
-    built.bytes_on_disk = std::fs::metadata(data.join("store.db")).context("store.db")?.len() as f64;
     Ok(built)
 }
 
 struct Writer<'a> {
-    store: &'a Store,
+    store: &'a dyn Store,
     session: SessionKey,
     run: RunId,
     epoch: Epoch,
@@ -89,7 +109,7 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    async fn begin(store: &'a Store, id: &str) -> anyhow::Result<Self> {
+    async fn begin(store: &'a dyn Store, id: &str) -> anyhow::Result<Self> {
         let (session, run) = (SessionKey::new(torpor_core::id::DEFAULT_TENANT, id)?, RunId::generate());
         let new = NewRun {
             run_id: run.clone(),
@@ -215,9 +235,9 @@ mod tests {
     async fn a_checkpoint_leaves_a_tail_of_twenty_whatever_the_length() {
         let dir = tempfile::tempdir().unwrap();
         let wanted = [(100, Kind::Checkpointed), (1_001, Kind::Checkpointed), (100, Kind::Whole)];
-        let built = build(dir.path(), &wanted).await.unwrap();
-        assert!(built.bytes_on_disk > built.bytes_of_json, "{built:?}");
-        let store = Store::open(dir.path(), Options::default()).unwrap();
+        let built = build_embedded(dir.path(), &wanted).await.unwrap();
+        assert!(built.bytes_kept > built.bytes_of_json, "{built:?}");
+        let store = torpor_store_embedded::Store::open(dir.path(), Default::default()).unwrap();
         for ((entries, kind), id) in wanted.into_iter().zip(&built.sessions) {
             let key = SessionKey::new(torpor_core::id::DEFAULT_TENANT, id).unwrap();
             let opened = store.open(&key).await.unwrap().unwrap();
