@@ -192,19 +192,6 @@ impl Server {
         !ended
     }
 
-    /// What its data takes, in bytes of memory, as `INFO memory` says.
-    ///
-    /// # Errors
-    /// When it does not answer, or answers something else.
-    pub fn used_memory(&self) -> std::io::Result<u64> {
-        let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
-        socket.write_all(b"INFO memory\r\nQUIT\r\n")?;
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer)?;
-        let used = answer.lines().find_map(|line| line.strip_prefix("used_memory:")?.trim().parse().ok());
-        used.ok_or_else(|| std::io::Error::other("INFO names no used_memory"))
-    }
-
     /// Whether it answers a `PING`; that it wants a password is an answer.
     fn answers(&self) -> bool {
         match self.ask(&["PING"]) {
