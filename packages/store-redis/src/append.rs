@@ -19,7 +19,11 @@ pub(crate) const MAX_APPEND_BYTES: usize = 256 * 1024 * 1024;
 /// Most entries of one append: what the server does in one step.
 pub(crate) const MAX_APPEND_ENTRIES: usize = 10_000;
 
-pub(crate) static APPEND: Script =
+/// For entries that leave their run where it is, which most do: a script costs what it carries.
+static APPEND: Script = script!("append", ["log"]);
+
+/// For those that end or park it.
+static APPEND_LAST: Script =
     script!("append", ["log", "stream", "queue", "dead", "gates", "hooks", "settle", "verdict"]);
 
 /// An append with its bodies in their stored form.
@@ -61,6 +65,11 @@ impl Encoded {
     pub(crate) fn changes(&self) -> Option<RunId> {
         let changes = |body: &&Body| matches!(body, Body::RunEnded { .. } | Body::GateRequested { .. });
         self.append.bodies.iter().rev().find(changes).and_then(Body::run).cloned()
+    }
+
+    /// The script that appends it.
+    pub(crate) fn script(&self) -> &'static Script {
+        if self.changes().is_some() { &APPEND_LAST } else { &APPEND }
     }
 
     /// Whether something is about to be done whose intent this is.

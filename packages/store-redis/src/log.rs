@@ -10,7 +10,7 @@ use torpor_core::log::{Append, AppendError, Head, Opened, SessionLog};
 use torpor_core::{Epoch, Position, SessionKey, store};
 
 use crate::Store;
-use crate::append::{APPEND, Encoded};
+use crate::append::Encoded;
 use crate::durable::Done;
 use crate::entries::{self, MAX_READ, MAX_READ_BYTES};
 use crate::link::Lane;
@@ -57,7 +57,15 @@ impl Store {
             resume_from: Position(reply.number()?),
             next_gate: reply.number()?,
         };
-        Ok(Some(Page { life, head, entries: entries::entries(reply.list()?)? }))
+        let entries = entries::entries(reply.list()?)?;
+        // Somebody may have taken entries away by hand. A log with a hole means nothing.
+        let first = from.unwrap_or(head.resume_from).0.max(1);
+        for (entry, want) in entries.iter().zip(first..) {
+            if entry.position.0 != want {
+                return Err(store::Error::Unreadable(format!("{session:?}: entry {want} is missing")));
+            }
+        }
+        Ok(Some(Page { life, head, entries }))
     }
 
     /// Tells those who wait in this process that a session's log has grown.
@@ -75,14 +83,14 @@ impl SessionLog for Store {
     async fn append(&self, append: Append) -> Result<Position, AppendError> {
         let session = append.session.clone();
         let encoded = Encoded::new(append)?;
-        let changes = encoded.changes();
+        let (script, changes) = (encoded.script(), encoded.changes());
         let synced = self.synced.as_ref().filter(|_| encoded.is_intent());
         let (args, asked) = encoded.args()?;
         let shard = self.shards.of_tenant(session.tenant());
         let last = match synced {
-            None => asked.answer(self.run(Lane::Data, shard, &APPEND, args).await?)?,
+            None => asked.answer(self.run(Lane::Data, shard, script, args).await?)?,
             Some(synced) => {
-                let Done { reply, safe } = synced.run(shard, &APPEND, args, self.script_time()).await?;
+                let Done { reply, safe } = synced.run(shard, script, args, self.script_time()).await?;
                 let last = asked.answer(reply)?;
                 safe?; // it is stored, but perhaps not for good: to be repeated
                 last
@@ -107,11 +115,11 @@ impl SessionLog for Store {
                 }
                 let page = self.page(session, Some(next), MAX_READ, OPEN_BYTES).await?;
                 match page.filter(|page| page.life == life) {
-                    Some(page) if page.entries.first().is_some_and(|entry| entry.position == next) => {
-                        tail.extend(page.entries.into_iter().take_while(|entry| entry.position <= head.position));
-                    }
-                    Some(_) => {
+                    Some(page) if page.entries.is_empty() => {
                         return Err(store::Error::Unreadable(format!("{session:?}: entry {next} is missing")));
+                    }
+                    Some(page) => {
+                        tail.extend(page.entries.into_iter().take_while(|entry| entry.position <= head.position));
                     }
                     None => break,
                 }

@@ -67,10 +67,13 @@ local function read_entries(parts, from, limit, bytes)
         for n = 1, #entry[2], 2 do
           of[entry[2][n]] = entry[2][n + 1]
         end
-        local position = string.match(entry[1], '^%d+')
-        found[#found + 1] = {position, of.e, of.t, of.s, of.b}
-        size = size + #of.b
+        local position, again = string.match(entry[1], '^(%d+)-(%d+)$')
         first = tonumber(position) + 1
+        -- What somebody added by hand between two entries is none.
+        if again == '0' and of.b then
+          found[#found + 1] = {position, of.e, of.t, of.s, of.b}
+          size = size + #of.b
+        end
         if taken + size >= bytes or #found >= limit then
           return found
         end
