@@ -1,114 +1,61 @@
-//! Schedules: how they, their items and their fires are named.
+//! Seam: what is kept of schedules, so that every fire happens once, whoever watches them and whatever dies meanwhile.
 //!
-//! Owns: the rule for those names, which become parts of session ids, file names and prompts. Must not know: when
-//! anything is due, or what an item asks for.
+//! Owns: how things are named, and who promises what. Must not know: when anything is due, what a fire posts, or what
+//! the files say: they are with whoever watches.
 
-use std::fmt;
-use std::sync::Arc;
-
-use serde::{Deserialize, Serialize};
+use async_trait::async_trait;
 
 use crate::clock::Timestamp;
+use crate::store;
 
-/// Longest name of a schedule or of an item, in characters. A session id made of both and a fire's stays within
-/// [`MAX_ID_CHARS`](crate::id::MAX_ID_CHARS).
-pub const MAX_NAME: usize = 64;
+mod name;
+mod report;
+mod state;
 
-/// Longest id of a fire, in characters.
-pub const MAX_FIRE: usize = 100;
+pub use name::{FireId, InvalidName, MAX_FIRE, MAX_NAME, check_name};
+pub use report::{Accepted, KEEP_REFUSALS, KEEP_RUNS, Refusal, Report};
+pub use state::{Begin, Begun, CLAIM, Fire, KEEP_FIRES, MAX_OPEN, State};
 
-/// A name that breaks the rule. The text says what was expected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must be 1 to {max} letters, digits, `.`, `_` and `-`, beginning with a letter or digit")]
-pub struct InvalidName {
-    max: usize,
-}
+/// Most schedules that a store keeps the state of; beyond them those go that were due longest ago.
+pub const KEEP_STATES: usize = 1_000;
 
-/// Checks the name of a schedule or of an item.
+/// What is kept of schedules.
 ///
-/// # Errors
-/// [`InvalidName`] says what was expected.
-pub fn check_name(name: &str) -> Result<(), InvalidName> {
-    check(name, MAX_NAME)
-}
+/// Promises, each a case of the conformance suite; every change is one atomic step, **durable when it returns**, and
+/// harmless when it is repeated:
+/// - A fire is begun by one caller, whoever else tries: under its id, and not after a later one of its schedule was begun
+///   or passed over.
+/// - Whoever begins a fire has [`CLAIM`] to finish it, by the store's clock. Then another may take it over; what it posts
+///   is the same, so it harms nobody if both do.
+/// - Nothing that is due is begun from the moment a pause has returned; what was due meanwhile is not made up for.
+/// - A schedule has at most [`MAX_OPEN`] fires that are not finished, and the last [`KEEP_FIRES`] are kept.
+#[async_trait]
+pub trait ScheduleStore: Send + Sync + 'static {
+    /// What is kept of all schedules, by name.
+    async fn states(&self) -> Result<Vec<State>, store::Error>;
 
-/// Such a name is one path segment and one word of a prompt, whatever is around it.
-fn check(name: &str, max: usize) -> Result<(), InvalidName> {
-    let good = name.len() <= max
-        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-    if good { Ok(()) } else { Err(InvalidName { max }) }
-}
+    /// What is kept of one schedule.
+    async fn state(&self, name: &str) -> Result<Option<State>, store::Error>;
 
-/// Names one fire of a schedule: whoever fires under the same id fires the same runs.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct FireId(Arc<str>);
+    /// A schedule is watched from `at` on, and is due by this plan. What is new, or has another plan than before, owes
+    /// nothing from before `at`. Answers its state.
+    async fn watch(&self, name: &str, plan: &str, at: Timestamp) -> Result<State, store::Error>;
 
-impl FireId {
-    /// The id that somebody chose.
-    ///
-    /// # Errors
-    /// [`InvalidName`] says what was expected.
-    pub fn new(id: &str) -> Result<Self, InvalidName> {
-        check(id, MAX_FIRE).map(|()| Self(id.into()))
-    }
+    /// Begins a fire.
+    async fn begin(&self, name: &str, begin: &Begin) -> Result<Begun, store::Error>;
 
-    /// The id of the fire that is due in the minute of `at`: the same for everybody who knows the time,
-    /// `20261120T0200Z`.
-    #[must_use]
-    pub fn of_minute(at: Timestamp) -> Self {
-        Self(format!("{}Z", digits(at).get(..13).unwrap_or_default()).into())
-    }
+    /// Notes what became of a fire; the first note counts. `false` when there is no such fire, or it is finished.
+    async fn finish(&self, name: &str, fire: &FireId, report: &Report) -> Result<bool, store::Error>;
 
-    /// The id of a fire that was asked for at this instant, and not by the schedule's own time.
-    #[must_use]
-    pub fn by_hand(at: Timestamp) -> Self {
-        Self(format!("by-hand-{}", digits(at)).into())
-    }
+    /// Nothing up to `upto` is owed any more.
+    async fn pass(&self, name: &str, upto: Timestamp) -> Result<(), store::Error>;
 
-    /// The id as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
+    /// Pauses a schedule; `None` when nothing is kept of it.
+    async fn pause(&self, name: &str, at: Timestamp) -> Result<Option<State>, store::Error>;
 
-/// `20261120T112129999Z`.
-fn digits(at: Timestamp) -> String {
-    at.rfc3339().chars().filter(char::is_ascii_alphanumeric).collect()
-}
+    /// Ends a pause; `None` when nothing is kept of it.
+    async fn resume(&self, name: &str, at: Timestamp) -> Result<Option<State>, store::Error>;
 
-impl fmt::Display for FireId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_is_one_word_and_one_path_segment() {
-        for good in ["nightly", "a", "7", "Review-2.x_y", &"x".repeat(MAX_NAME)] {
-            assert_eq!(check_name(good), Ok(()), "{good}");
-        }
-        for bad in ["", ".", "..", "-x", "_x", "a/b", "a b", "a\n", "ü", "a:b", &"x".repeat(MAX_NAME + 1)] {
-            assert!(check_name(bad).is_err(), "{bad}");
-        }
-        assert!(FireId::new(&"x".repeat(MAX_FIRE)).is_ok());
-        assert!(FireId::new("2026-11-20T02:00Z").unwrap_err().to_string().contains("1 to 100 letters"));
-    }
-
-    #[test]
-    fn a_minute_has_one_id_and_every_made_id_is_a_valid_one() {
-        let at = Timestamp::parse_rfc3339("2026-11-20T02:00:00Z").unwrap();
-        assert_eq!(FireId::of_minute(at).as_str(), "20261120T0200Z");
-        assert_eq!(FireId::of_minute(Timestamp(at.0 + 59_999)), FireId::of_minute(at));
-        assert_eq!(FireId::by_hand(Timestamp(at.0 + 1)).as_str(), "by-hand-20261120T020000001Z");
-        for id in [FireId::of_minute(at), FireId::by_hand(at)] {
-            assert_eq!(FireId::new(id.as_str()), Ok(id));
-        }
-    }
+    /// The fires of a schedule that somebody began and did not finish in time; they are the caller's from now on.
+    async fn take_over(&self, name: &str, by: &str) -> Result<Vec<Fire>, store::Error>;
 }

@@ -23,6 +23,7 @@ mod outbox;
 mod readers;
 mod record;
 mod remove;
+mod schedules;
 mod schema;
 mod seams;
 mod sessions;

@@ -20,6 +20,7 @@
 //! | `webhook` | something that a receiver is told, or was | `due_ms` is when it is sent next, or with `leased` when its claim lapses; `target` is a copy of the run's, which may be gone by then |
 //! | `dead_letter` | a run that was given up | goes with its record, which is kept for it |
 //! | `api_key` | an API key without its secret | `tenant` NULL is every tenant; `sha256` is of the whole secret; `meta.keys` rises with every change. (`meta.session_row` and `meta.epoch` lie above the rows and epochs of all sessions that were removed) |
+//! | `schedule` | a schedule | `state` has its last fires, what is owed and whether it is paused; `considered_ms` is a copy out of it, for order |
 //! | `log` (view) | `entry` with names instead of numbers | for people |
 
 use std::path::Path;
@@ -29,7 +30,7 @@ use rusqlite::{Connection, OptionalExtension};
 use torpor_core::store;
 
 use crate::fault::{Fault, describe};
-use crate::outbox;
+use crate::{outbox, schedules};
 
 /// The layout this build writes and reads. It reads older ones by bringing them up to date.
 pub(crate) const VERSION: u32 = 5;
@@ -221,6 +222,15 @@ CREATE VIEW log AS
     JOIN entry e ON e.session = a.source AND e.position > a.above AND e.position <= a.upto;
 ";
 
+/// The tables that version 5 added.
+const NEW_IN_5: &str = "
+CREATE TABLE schedule (
+    name          TEXT PRIMARY KEY,
+    considered_ms INTEGER NOT NULL,
+    state         TEXT NOT NULL
+) WITHOUT ROWID;
+";
+
 /// What version 1 lacks. (The first runs of its sessions are not known; posting them again is a conflict.)
 const FROM_1: &str = "
 ALTER TABLE session ADD COLUMN first_run TEXT;
@@ -295,6 +305,7 @@ pub(crate) fn open_writer(file: &Path) -> Result<Connection, store::Error> {
         prepare_tables(&conn)?;
         void_leases(&conn)?;
         outbox::void_claims(&conn)?;
+        schedules::void_claims(&conn)?;
         Ok(conn)
     };
     open().map_err(|fault| describe(&format!("cannot open the database {}", file.display()), fault))
@@ -329,6 +340,7 @@ fn prepare_tables(conn: &Connection) -> Result<(), Fault> {
         conn.execute_batch("BEGIN IMMEDIATE")?;
         conn.execute_batch(TABLES)?;
         conn.execute_batch(NEW_IN_4)?;
+        conn.execute_batch(NEW_IN_5)?;
         conn.execute("INSERT INTO meta (name, value) VALUES ('schema', ?1)", [VERSION.to_string()])?;
         conn.execute_batch("COMMIT")?;
         return Ok(());
@@ -338,7 +350,8 @@ fn prepare_tables(conn: &Connection) -> Result<(), Fault> {
     match found.as_deref().map(str::parse::<u32>) {
         Some(Ok(VERSION)) => Ok(()),
         Some(Ok(old @ 1..VERSION)) => {
-            let steps = [(1, FROM_1), (2, FROM_2), (3, FROM_3), (3, NEW_IN_4), (3, AFTER_3), (4, FROM_4)];
+            let steps =
+                [(1, FROM_1), (2, FROM_2), (3, FROM_3), (3, NEW_IN_4), (3, AFTER_3), (4, FROM_4), (4, NEW_IN_5)];
             let steps: String = steps.iter().filter(|(from, _)| *from >= old).map(|(_, step)| *step).collect();
             Ok(conn.execute_batch(&format!("BEGIN IMMEDIATE;{steps}COMMIT"))?)
         }

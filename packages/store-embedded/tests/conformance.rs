@@ -8,6 +8,7 @@ use std::time::Duration;
 use torpor_store_embedded::{Options, Store};
 use torpor_testkit::clock::ManualClock;
 use torpor_testkit::conformance::keys::Keys;
+use torpor_testkit::conformance::schedules::Schedules;
 use torpor_testkit::conformance::{Fixture, Spoil};
 
 async fn fresh() -> Fixture {
@@ -63,3 +64,12 @@ async fn fresh_keys() -> Keys {
 }
 
 torpor_testkit::key_conformance!(fresh_keys);
+
+async fn fresh_schedules() -> Schedules {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::default());
+    let store = Store::open(dir.path(), Options { clock: clock.clone(), ..Options::default() }).unwrap();
+    Schedules { store: Arc::new(store), time: clock, keep: Box::new(dir) }
+}
+
+torpor_testkit::schedule_conformance!(fresh_schedules);

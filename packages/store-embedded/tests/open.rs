@@ -242,6 +242,7 @@ const UNDO_4: &str = "
     DROP TABLE webhook;
     UPDATE meta SET value = '3' WHERE name = 'schema';";
 const UNDO_5: &str = "
+    DROP TABLE schedule;
     ALTER TABLE run DROP COLUMN aside;
     ALTER TABLE run DROP COLUMN redrive_of;
     ALTER TABLE run DROP COLUMN redriven;

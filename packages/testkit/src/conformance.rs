@@ -19,6 +19,7 @@ pub mod outbox;
 pub mod queue;
 pub mod runs;
 pub mod sandbox;
+pub mod schedules;
 pub mod sessions;
 pub mod small;
 
@@ -478,8 +479,10 @@ mod tests {
             ("sandbox", include_str!("conformance/sandbox.rs")),
             ("model", include_str!("conformance/model.rs")),
             ("keys", include_str!("conformance/keys.rs")),
+            ("schedules", include_str!("conformance/schedules.rs")),
         ] {
-            let list = this.split(&format!("{suite}: [")).nth(1).and_then(|s| s.split(']').next()).unwrap();
+            let list = format!("{this}{source}");
+            let list = list.split(&format!("{suite}: [")).nth(1).and_then(|s| s.split(']').next()).unwrap();
             let listed: Vec<&str> = list.split_whitespace().collect();
             let written: Vec<&str> =
                 source.split("\npub async fn ").skip(1).filter_map(|s| s.split('(').next()).collect();
