@@ -173,8 +173,10 @@ impl Worker {
             .await
             .unwrap_or_else(|_| Err(RedisError::from((ErrorKind::Io, "what was written was not safe in time"))));
         let (values, safe) = timed.map_err(|e| fault(&e))?;
-        let demoted = |value: &Value| matches!(value, Value::ServerError(e) if breaks(&e.clone().into()));
-        if values.iter().any(demoted) {
+        // The node is not the one any more that it was: the next connection finds out which is.
+        let elsewhere =
+            |value: &Value| matches!(value, Value::ServerError(e) if e.code() == "MOVED" || breaks(&e.clone().into()));
+        if values.iter().any(elsewhere) {
             *open = None;
         }
         let answer = |(job, value): (&Job, Value)| {
