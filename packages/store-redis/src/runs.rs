@@ -12,7 +12,6 @@ use crate::link::Lane;
 use crate::log::LOOK;
 use crate::pages::{self, MAX_PAGE_BYTES, Part};
 use crate::record;
-use crate::reply::Reply;
 use crate::script::{Args, Script, script};
 use crate::shard::Shard;
 
@@ -41,10 +40,12 @@ static SWEEP: Script = script!("sweep", ["gates", "hooks", "forget"]);
 static PING: Script = script!("ping", []);
 
 impl Store {
-    /// The record of a run, and where it is.
-    pub(crate) async fn found(&self, run: &RunId) -> Result<Option<(Shard, Record)>, store::Error> {
-        let found = self.ask_all(Lane::Data, &RECORD, &Args::new().text(run.as_str())).await?;
-        found.map(|(shard, reply)| one(reply).map(|record| (shard, record))).transpose()
+    /// Where the record of a run is, and itself if it has at least this version.
+    async fn found(&self, run: &RunId, least: u64) -> Result<Option<(Shard, Option<Record>)>, store::Error> {
+        let found = self.ask_all(Lane::Data, &RECORD, &Args::new().text(run.as_str()).number(least)).await?;
+        let Some((shard, mut reply)) = found else { return Ok(None) };
+        let record = reply.maybe_list()?.map(record::read).transpose()?;
+        Ok(Some((shard, record)))
     }
 
     /// Tells those who wait in this process that a record has changed.
@@ -82,20 +83,16 @@ impl Store {
 /// What one shard answered: each record, or why it cannot be read, with its size.
 type Answer = Result<(Shard, Part<(Result<Record, store::Error>, usize)>), store::Error>;
 
-fn one(mut reply: Reply) -> Result<Record, store::Error> {
-    record::read(reply.list()?)
-}
-
 #[async_trait]
 impl RunStore for Store {
     async fn get(&self, run: &RunId) -> Result<Option<Record>, store::Error> {
-        Ok(self.found(run).await?.map(|(_, record)| record))
+        Ok(self.found(run, 0).await?.and_then(|(_, record)| record))
     }
 
     async fn latest(&self, session: &SessionKey) -> Result<Option<Record>, store::Error> {
         let args = Args::new().text(session.digest());
-        let reply = self.run(Lane::Data, self.shards.of_tenant(session.tenant()), &LATEST, args).await?;
-        if reply.len() == 0 { Ok(None) } else { one(reply).map(Some) }
+        let mut reply = self.run(Lane::Data, self.shards.of_tenant(session.tenant()), &LATEST, args).await?;
+        reply.maybe_list()?.map(record::read).transpose()
     }
 
     async fn list(&self, filter: &Filter) -> Result<Page, store::Error> {
@@ -139,11 +136,12 @@ impl RunStore for Store {
         let mut home = shards.next().filter(|_| shards.next().is_none());
         let mut changes = home.map(|shard| self.news.watch(&self.channel_of_run(shard, run)));
         loop {
-            let Some((shard, record)) = self.found(run).await? else { return Ok(None) };
             let now = self.clock.now();
-            if record.version > seen || now >= deadline {
-                return Ok(Some(record));
-            }
+            let least = if now < deadline { seen.saturating_add(1) } else { 0 };
+            let shard = match self.found(run, least).await? {
+                Some((shard, None)) => shard,
+                found => return Ok(found.and_then(|(_, record)| record)),
+            };
             if home.replace(shard) != Some(shard) {
                 changes = Some(self.news.watch(&self.channel_of_run(shard, run)));
                 continue;

@@ -1,4 +1,3 @@
--- The record of a session's latest run, or nothing. ARGV: session.
+-- The record of a session's latest run, or nil. ARGV: session.
 local latest = field(P .. 's:' .. ARGV[2], 'latest')
-local record = latest and record_of(latest)
-return record and {record} or nil
+return {latest and record_of(latest) or false}
