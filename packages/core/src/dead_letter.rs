@@ -70,6 +70,8 @@ pub enum Redriven {
     Before(Again),
     /// The run was not given up.
     NotDead,
+    /// It is no run: what its dead letter is about has no work that could be done again.
+    NoWork,
     /// There is no such run, or not any more.
     Unknown,
     /// The queue holds as many runs as it may: ask again later.

@@ -167,6 +167,7 @@ impl RunStore for Store {
     async fn sweep(&self) -> Result<u64, store::Error> {
         let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(MAX_KEPT_MS).min(MAX_KEPT_MS);
         let mut removed = 0;
+        self.sweep_up().await;
         for shard in self.shards.all() {
             loop {
                 let args = Args::new()

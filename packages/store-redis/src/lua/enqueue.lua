@@ -52,7 +52,7 @@ local row, at = next_row(), num(now)
 
 -- The session.
 if not life then
-  life = num(call('HINCRBY', meta, 'life', 1))
+  life = num(next_number('life'))
   epoch, head, resume, gate = numeric(meta, 'floor'), '0', '1', '0'
   call('HSET', session, 'tenant', tenant, 'session', id, 'life', life, 'head', head, 'epoch', num(epoch), 'resume', resume, 'gate', gate,
     'owned', '0', 'progressed', '0', 'handed', '0', 'first', R, 'created', at)

@@ -30,9 +30,14 @@ local function numeric(key, name)
   return tonumber(call('HGET', key, name) or 0)
 end
 
--- The next number of the row counter: rows ascend, and begin with the time so that "created after" is a range.
+-- The next number of a counter: numbers ascend, and begin with the time, so that "created after" is a range and those of several
+-- shards have an order.
+local function next_number(counter)
+  local number = math.max(numeric(P .. 'meta', counter) + 1, now * 2048)
+  call('HSET', P .. 'meta', counter, num(number))
+  return number
+end
+
 local function next_row()
-  local row = math.max(numeric(P .. 'meta', 'row') + 1, now * 2048)
-  call('HSET', P .. 'meta', 'row', num(row))
-  return row
+  return next_number('row')
 end

@@ -19,6 +19,7 @@ end
 
 -- A run that nobody can read fails without an entry (its log may be what cannot be read).
 local function set_aside(R, why)
+  call('HDEL', run_key(R), 'redriven') -- what was driven again may be so once more
   note_dead(R, why)
   settle(R, 'failed')
 end
