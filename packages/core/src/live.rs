@@ -2,8 +2,10 @@
 //! whole answer a moment later.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use async_trait::async_trait;
 use tokio::sync::broadcast;
 
 use crate::id::{Position, RunId};
@@ -23,10 +25,41 @@ pub struct Piece {
     pub delta: Delta,
 }
 
-/// Hands pieces from leaves to followers within one process. Cheap to clone; clones are one hub. A run that nobody
-/// follows costs a look into a map per piece.
-#[derive(Debug, Clone, Default)]
-pub struct Hub(Arc<Mutex<HashMap<RunId, broadcast::Sender<Piece>>>>);
+/// Carries pieces from the process in which a run works to those in which somebody follows it.
+///
+/// Promises, each a case of the conformance suite:
+/// - What is offered for a run reaches every other process that follows it, soon, in the order in which it was offered,
+///   and no process that never did. Pieces of one answer may arrive as one.
+/// - Nothing is stored and nobody waits: what cannot be carried now is dropped, and what is on its way has a bound.
+/// - What is offered for a run that nobody follows costs no traffic.
+#[async_trait]
+pub trait Relay: Send + Sync + 'static {
+    /// Somebody in this process follows the run from now on, or nobody does any more. Must not block.
+    fn follow(&self, run: &RunId, yes: bool);
+
+    /// A piece of a run that works in this process. Must not block.
+    fn offer(&self, run: &RunId, piece: &Piece);
+
+    /// The next piece of a run that is followed here and works elsewhere. Cancellation safe; for one caller at a time.
+    async fn arrived(&self) -> (RunId, Piece);
+}
+
+/// Hands pieces from leaves to followers within one process, and with a [`Relay`] beyond it. Cheap to clone; clones are
+/// one hub. A run that nobody follows costs a look into a map per piece.
+#[derive(Clone, Default)]
+pub struct Hub(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    followed: Mutex<HashMap<RunId, broadcast::Sender<Piece>>>,
+    relay: Option<Arc<dyn Relay>>,
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub").finish_non_exhaustive()
+    }
+}
 
 /// One follower's view. Dropping it is leaving.
 #[derive(Debug)]
@@ -37,22 +70,55 @@ pub struct Follower {
 }
 
 impl Hub {
+    /// A hub whose pieces go further with this relay. What comes from elsewhere is shown while [`Hub::pump`] runs.
+    #[must_use]
+    pub fn relayed(relay: Arc<dyn Relay>) -> Self {
+        Self(Arc::new(Inner { followed: Mutex::default(), relay: Some(relay) }))
+    }
+
     /// Shows a piece to whoever follows the run.
     pub fn publish(&self, run: &RunId, piece: Piece) {
-        if let Some(followers) = self.lock().get(run) {
-            let _ = followers.send(piece); // the last one may have left an instant ago
+        if let Some(relay) = &self.0.relay {
+            relay.offer(run, &piece);
+        }
+        self.show(run, piece);
+    }
+
+    /// Shows what comes from other processes to who follows it here. Never ends.
+    pub async fn pump(&self) {
+        let Some(relay) = &self.0.relay else { return std::future::pending().await };
+        loop {
+            let (run, piece) = relay.arrived().await;
+            self.show(&run, piece);
         }
     }
 
     /// Follows a run from now on.
     #[must_use]
     pub fn follow(&self, run: &RunId) -> Follower {
-        let pieces = self.lock().entry(run.clone()).or_insert_with(|| broadcast::Sender::new(BACKLOG)).subscribe();
-        Follower { hub: self.clone(), run: run.clone(), pieces: Some(pieces) }
+        let mut followed = self.lock();
+        let pieces = followed.entry(run.clone()).or_insert_with(|| {
+            self.tell(run, true);
+            broadcast::Sender::new(BACKLOG)
+        });
+        Follower { hub: self.clone(), run: run.clone(), pieces: Some(pieces.subscribe()) }
+    }
+
+    fn show(&self, run: &RunId, piece: Piece) {
+        if let Some(followers) = self.lock().get(run) {
+            let _ = followers.send(piece); // the last one may have left an instant ago
+        }
+    }
+
+    /// Under the lock, so that the relay hears of comings and goings in their order.
+    fn tell(&self, run: &RunId, yes: bool) {
+        if let Some(relay) = &self.0.relay {
+            relay.follow(run, yes);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<RunId, broadcast::Sender<Piece>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -90,6 +156,7 @@ impl Drop for Follower {
         let mut all = self.hub.lock();
         if all.get(&self.run).is_some_and(|followers| followers.receiver_count() == 0) {
             all.remove(&self.run);
+            self.hub.tell(&self.run, false);
         }
     }
 }
@@ -117,5 +184,57 @@ mod tests {
         assert_eq!(b.try_next(), Some(piece(&BACKLOG.to_string())));
         drop((a, b));
         assert!(hub.lock().is_empty());
+    }
+
+    /// Notes what it is told, and brings what the test puts in.
+    struct Noting {
+        told: Mutex<Vec<(bool, RunId)>>,
+        offered: Mutex<Vec<Piece>>,
+        arriving: tokio::sync::Mutex<tokio::sync::mpsc::UnboundedReceiver<(RunId, Piece)>>,
+    }
+
+    #[async_trait]
+    impl Relay for Noting {
+        fn follow(&self, run: &RunId, yes: bool) {
+            self.told.lock().unwrap().push((yes, run.clone()));
+        }
+
+        fn offer(&self, _: &RunId, piece: &Piece) {
+            self.offered.lock().unwrap().push(piece.clone());
+        }
+
+        async fn arrived(&self) -> (RunId, Piece) {
+            match self.arriving.lock().await.recv().await {
+                Some(arrived) => arrived,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_relay_hears_who_follows_and_what_is_said_here_and_what_it_brings_is_shown() {
+        let (bring, arriving) = tokio::sync::mpsc::unbounded_channel();
+        let (told, offered) = (Mutex::default(), Mutex::default());
+        let relay = Arc::new(Noting { told, offered, arriving: tokio::sync::Mutex::new(arriving) });
+        let (hub, run) = (Hub::relayed(relay.clone()), RunId::generate());
+        let (mut a, b) = (hub.follow(&run), hub.follow(&run));
+        hub.publish(&run, piece("here"));
+        assert_eq!(*relay.offered.lock().unwrap(), [piece("here")]);
+        for _ in 0..2 {
+            bring.send((run.clone(), piece("from elsewhere"))).unwrap();
+        }
+        let pumping = tokio::spawn({
+            let hub = hub.clone();
+            async move { hub.pump().await }
+        });
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            seen.push(a.next().await);
+        }
+        assert_eq!(seen, [piece("here"), piece("from elsewhere"), piece("from elsewhere")]);
+        assert_eq!(relay.offered.lock().unwrap().len(), 1, "what comes from elsewhere is not sent on");
+        pumping.abort();
+        drop((a, b));
+        assert_eq!(*relay.told.lock().unwrap(), [(true, run.clone()), (false, run)], "once each");
     }
 }

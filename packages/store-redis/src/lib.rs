@@ -19,6 +19,7 @@ mod import;
 mod keys;
 mod letters;
 mod link;
+mod live;
 mod log;
 mod news;
 mod outbox;

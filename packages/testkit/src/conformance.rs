@@ -17,6 +17,7 @@ pub mod log;
 pub mod model;
 pub mod outbox;
 pub mod queue;
+pub mod relay;
 pub mod runs;
 pub mod sandbox;
 pub mod schedules;

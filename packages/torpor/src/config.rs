@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use torpor_core::model::Ref;
-use torpor_worker::Claims;
 
 use crate::watching::spans::{self, Collector};
 
+mod models;
 mod prices;
 mod raw;
+mod store;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ mod tests;
 #[cfg(test)]
 use raw::Env;
 pub(crate) use raw::{ProcessEnv, Raw};
+pub(crate) use store::Redis;
 pub(crate) use table::{Overrides, SETTINGS};
 
 /// Where tools run.
@@ -58,6 +60,8 @@ pub(crate) struct Config {
     pub(crate) webhook_secrets_file: Option<PathBuf>,
     pub(crate) webhook_allow: torpor_webhook::Allow,
     pub(crate) data_dir: PathBuf,
+    /// The store that processes share; `None` is the embedded one in the data folder.
+    pub(crate) redis: Option<Redis>,
     pub(crate) model: Ref,
     pub(crate) models: torpor_model::Config,
     pub(crate) harness: torpor_harness::Settings,
@@ -171,9 +175,6 @@ impl Config {
             );
         }
         let sandbox = read_sandbox(&mut r);
-        if r.text("REDIS_URL").is_some_and(|t| !t.is_empty()) {
-            r.problem("REDIS_URL", "this build has no Redis store yet; unset it");
-        }
         let confinement = r
             .one_of(
                 "TORPOR_SANDBOX_LEVEL",
@@ -188,7 +189,7 @@ impl Config {
         let sandbox_readable = read_folders(&mut r, "TORPOR_SANDBOX_READABLE");
         let data_dir = read_data_dir(&mut r);
         let lease = Duration::from_millis(r.number("TORPOR_LEASE_MS", 100, 600_000));
-        let models = read_models(&mut r);
+        let models = models::read(&mut r);
         let model = model.unwrap_or_else(|| Ref { provider: "anthropic".into(), model: String::new() });
         let mut harness = torpor_harness::Settings::new(model.clone());
         let openai = models.openai.api_key.is_some() || models.openai.base_url.is_some();
@@ -218,7 +219,7 @@ impl Config {
             lease,
             max_attempts: u32::try_from(r.number("TORPOR_MAX_ATTEMPTS", 1, 100)).unwrap_or(1),
             drain: r.seconds("TORPOR_DRAIN_SECONDS", 0, 3600),
-            claims: read_claims(&mut r),
+            claims: store::read_claims(&mut r),
         };
         let patience = r.seconds("TORPOR_CLIENT_SECONDS", 1, 3600);
         let server = torpor_server::Config {
@@ -246,6 +247,7 @@ impl Config {
             webhook_secrets_file: r.text("TORPOR_WEBHOOK_SECRETS_FILE").filter(|t| !t.is_empty()).map(PathBuf::from),
             webhook_allow: read_webhook_allow(&mut r),
             data_dir,
+            redis: store::read_redis(&mut r),
             models,
             model,
             harness,
@@ -307,18 +309,6 @@ impl Config {
 
 fn rate(r: &mut Reader<'_>, name: &str) -> u32 {
     u32::try_from(r.number(name, 1, u64::from(torpor_core::key::Rate::MAX))).unwrap_or(1)
-}
-
-fn read_claims(r: &mut Reader<'_>) -> Claims {
-    let choices = [("all", Claims::All), ("sync", Claims::Handed)];
-    let claims = r.one_of("TORPOR_SERVE_WORKER", &choices).unwrap_or(Claims::All);
-    if claims == Claims::Handed && r.text("REDIS_URL").is_none_or(str::is_empty) {
-        r.problem(
-            "TORPOR_SERVE_WORKER",
-            "sync leaves work to `torpor worker`, which cannot share the embedded store; set REDIS_URL, or use all",
-        );
-    }
-    claims
 }
 
 const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -401,70 +391,12 @@ fn read_sandbox_limits(r: &mut Reader<'_>) -> torpor_hands::Limits {
     }
 }
 
-fn read_models(r: &mut Reader<'_>) -> torpor_model::Config {
-    use torpor_model::Secret;
-    use torpor_model::config::{CacheMarks, TokenField};
-
-    let given = |r: &Reader<'_>, name: &str| r.text(name).filter(|t| !t.is_empty()).map(str::to_owned);
-    let marks = [("auto", CacheMarks::Auto), ("on", CacheMarks::On), ("off", CacheMarks::Off)];
-    let cache_marks = r.one_of("TORPOR_MODEL_CACHE", &marks).unwrap_or_default();
-    let fields = [
-        ("auto", TokenField::Auto),
-        ("max_tokens", TokenField::MaxTokens),
-        ("max_completion_tokens", TokenField::MaxCompletionTokens),
-    ];
-    let token_field = r.one_of("TORPOR_OPENAI_TOKEN_FIELD", &fields).unwrap_or_default();
-    let max_output_tokens =
-        r.optional_number("TORPOR_MODEL_MAX_OUTPUT_TOKENS", 1, 10_000_000).and_then(|n| u32::try_from(n).ok());
-    let anthropic = torpor_model::config::Anthropic {
-        api_key: given(r, "ANTHROPIC_API_KEY").map(Secret::new),
-        auth_token: given(r, "ANTHROPIC_AUTH_TOKEN").map(Secret::new),
-        base_url: given(r, "ANTHROPIC_BASE_URL"),
-        cache_marks,
-        max_output_tokens,
-    };
-    let openai = torpor_model::config::Openai {
-        api_key: given(r, "OPENAI_API_KEY").map(Secret::new),
-        base_url: given(r, "OPENAI_BASE_URL"),
-        include_usage: r.flag("TORPOR_OPENAI_INCLUDE_USAGE"),
-        max_output_tokens,
-        token_field,
-    };
-    let limits = "`id=window/output` in tokens, output from 1 to window, with `/images` or `/text` behind it where that \
-                  is to be said, separated by `,`";
-    let models = r.parse("TORPOR_MODEL_LIMITS", limits, |t| {
-        let parts = t.split(',').map(str::trim).filter(|p| !p.is_empty());
-        parts.map(read_limits).collect::<Option<BTreeMap<_, _>>>()
-    });
-    let http = torpor_model::config::Http {
-        idle_timeout: r.seconds("TORPOR_MODEL_IDLE_SECONDS", 1, 3600),
-        ..torpor_model::config::Http::default()
-    };
-    torpor_model::Config { anthropic, openai, models: models.unwrap_or_default(), http }
-}
-
-/// `id=window/output`, and whether the model takes images; an id may hold `/` itself.
-fn read_limits(text: &str) -> Option<(String, torpor_model::Limits)> {
-    let (id, limits) = text.split_once('=')?;
-    let mut parts = limits.split('/');
-    let (context_window, max_output) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-    let images = match parts.next() {
-        None => None,
-        Some("images") => Some(true),
-        Some("text") => Some(false),
-        Some(_) => return None,
-    };
-    let possible = (1..=context_window).contains(&u64::from(max_output)) && parts.next().is_none();
-    let limits = torpor_model::Limits { context_window, max_output, images };
-    (possible && !id.is_empty()).then(|| (id.to_owned(), limits))
-}
-
 /// The merged configuration as people may see it: every setting, its value, where it came from; secrets masked.
 pub(crate) fn show(raw: &Raw) -> String {
     let mut out = String::new();
     for s in SETTINGS {
         let (value, source) = match raw.get(s.name) {
-            Some(v) if s.secret && !v.text.is_empty() => ("***".to_owned(), v.source.to_string()),
+            Some(v) if s.secret && !v.text.is_empty() => (hidden(s.name, &v.text), v.source.to_string()),
             Some(v) => (format!("{:?}", masked(&v.text)), v.source.to_string()),
             None => ("(unset)".to_owned(), "default".to_owned()),
         };
@@ -479,12 +411,18 @@ pub(crate) fn show_json(raw: &Raw) -> serde_json::Value {
         .iter()
         .map(|s| {
             let v = raw.get(s.name);
-            let value = v.map(|v| if s.secret && !v.text.is_empty() { "***".to_owned() } else { masked(&v.text) });
+            let value =
+                v.map(|v| if s.secret && !v.text.is_empty() { hidden(s.name, &v.text) } else { masked(&v.text) });
             let source = v.map_or_else(|| "default".to_owned(), |v| v.source.to_string());
             (s.name, serde_json::json!({"value": value, "source": source}))
         })
         .collect();
     serde_json::json!(entries)
+}
+
+/// What may be seen of a secret.
+fn hidden(name: &str, text: &str) -> String {
+    if name == "REDIS_URL" { store::shown(text) } else { "***".to_owned() }
 }
 
 /// A value without the credentials that a URL may hold.

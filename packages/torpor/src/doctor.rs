@@ -12,7 +12,7 @@ use torpor_core::sandbox::SandboxTransport as _;
 use crate::cli::{Error, Exit, Sources};
 use crate::client::Client;
 use crate::config::{Config, Overrides, SandboxKind};
-use crate::stores::Stores;
+use crate::stores::{Role, Stores};
 use crate::{runtime, ui};
 
 #[derive(Args)]
@@ -96,9 +96,12 @@ async fn store_and_sandbox(config: &Config) -> [Finding; 2] {
         Ok(None) => {}
         Err(e) => return ["store", "sandbox"].map(|name| finding(name, Mark::Bad, e.to_string())),
     }
-    match Stores::open(config, Arc::new(SystemClock), Arc::new(Nobody)).await {
+    match Stores::open(config, Role::Command, Arc::new(SystemClock), Arc::new(Nobody)).await {
         Ok(stores) => {
-            let text = format!("{} opens and can be written", config.data_dir.display());
+            let text = match &config.redis {
+                Some(redis) => format!("{} answers", redis.address),
+                None => format!("{} opens and can be written", config.data_dir.display()),
+            };
             [finding("store", Mark::Good, text), sandbox(config, &stores.id).await]
         }
         Err(e) => {

@@ -16,7 +16,7 @@ use torpor_server::{MAX_OVERLAP_SECONDS, USUAL_OVERLAP, show_key, show_key_secre
 
 use crate::cli::{Error, Exit};
 use crate::client::{Client, Target};
-use crate::stores::{Stores, not_opened};
+use crate::stores::{Role, Stores};
 use crate::{keys_file, ui};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -190,8 +190,7 @@ impl Place {
         if let Some(client) = Client::owner(&config.data_dir)? {
             return Ok(Self::Server(client));
         }
-        let stores =
-            Stores::open(&config, Arc::new(SystemClock), Arc::new(Nobody)).await.map_err(|e| not_opened(&e))?;
+        let stores = Stores::open(&config, Role::Command, Arc::new(SystemClock), Arc::new(Nobody)).await?;
         crate::runtime::keys(&config, stores.keys).map(Self::Store)
     }
 

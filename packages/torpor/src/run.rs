@@ -18,7 +18,8 @@ use crate::cli::{Error, Exit, Sources};
 use crate::client::Client;
 use crate::config::{Config, Overrides};
 use crate::runs::Live;
-use crate::runtime::{Role, Runtime};
+use crate::runtime::Runtime;
+use crate::stores::Role;
 use crate::{follow, runs, serve, telemetry, ui};
 
 /// How long the server that runs in this process may take to go.
@@ -109,6 +110,11 @@ async fn run(args: &Arguments) -> Result<Exit, Error> {
     }
     if args.run_async {
         return Err(Error::Usage("--async needs a running server: start `torpor serve`, or give --url".into()));
+    }
+    if config.redis.is_some() {
+        // A process that claims from a queue that others share would work on their runs, and here.
+        let remedy = "give --url (or TORPOR_URL) of a `torpor serve` that uses it, or unset REDIS_URL";
+        return Err(Error::Usage(format!("REDIS_URL: no run is worked on here while it is set; {remedy}")));
     }
     in_process(config, args, &envelope).await
 }

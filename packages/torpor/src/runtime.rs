@@ -21,7 +21,7 @@ use torpor_worker::{Claims, Webhooks, Worker};
 use crate::cli::Error;
 use crate::config::{Config, Confinement, SandboxKind};
 use crate::keys_file::WithFile;
-use crate::stores::{Stores, not_opened, not_shared};
+use crate::stores::{Role, Stores, failed};
 use crate::watching::Watching;
 use crate::webhooks;
 
@@ -36,15 +36,6 @@ const IDLE: Duration = Duration::from_secs(2);
 
 /// Connections for probes at once.
 const PROBES: usize = 64;
-
-/// What the process is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
-    /// It answers requests.
-    Server,
-    /// It works on what is queued.
-    Worker,
-}
 
 /// Everything that one process runs.
 pub(crate) struct Runtime {
@@ -64,22 +55,18 @@ impl Runtime {
     /// first call that needs them.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the data folder is in use, or commands cannot be confined on this machine.
+    /// [`Error::Unavailable`] when the store cannot be had, or commands cannot be confined on this machine.
     pub(crate) async fn open(config: &Config, role: Role) -> Result<Self, Error> {
-        let (not_opened, claims): (fn(&_) -> _, _) = match role {
-            Role::Server => (not_opened, config.worker.claims),
-            Role::Worker => (not_shared, Claims::All),
-        };
+        let claims = if role == Role::Worker { Claims::All } else { config.worker.claims };
         let work = torpor_worker::Config { claims, ..config.worker };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let watching = Watching::start(config, &*clock)
             .map_err(|e| Error::Other(anyhow::anyhow!("spans for a collector: {e}")))?;
         let observer = watching.observer.clone();
-        let stores = Stores::open(config, clock.clone(), observer.clone()).await;
-        let stores = stores.map_err(|e| not_opened(&e))?;
+        let stores = Stores::open(config, role, clock.clone(), observer.clone()).await?;
         let models = torpor_model::Models::new(&config.models).map_err(|e| Error::Usage(setting(&e)))?;
         let sandbox = sandbox(config, &stores.id)?;
-        let live = Hub::default();
+        let live = stores.relay.clone().map_or_else(Hub::default, Hub::relayed);
         let deps = Deps {
             log: stores.log.clone(),
             live: live.clone(),
@@ -150,7 +137,7 @@ impl Runtime {
         if ip.is_loopback() {
             return Ok(());
         }
-        let keys = self.app.keys.keys(None).await.map_err(|e| not_opened(&e))?;
+        let keys = self.app.keys.keys(None).await.map_err(|e| failed(&e))?;
         let now = self.app.clock.now();
         if keys.is_some_and(|all| all.keys.iter().any(|key| key.is_live(now))) {
             return Ok(());
@@ -170,6 +157,8 @@ impl Runtime {
     pub(crate) async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
         let (tell, told) = watch::channel(());
         let sweeper = tokio::spawn(self.sweeper.run());
+        let live = self.app.live.clone();
+        let pump = tokio::spawn(async move { live.pump().await });
         let server = torpor_server::serve(listener, self.app, self.server, until_told(&told));
         let worker = self.worker.run(until_told(&told));
         let webhooks = async {
@@ -184,6 +173,7 @@ impl Runtime {
         };
         let (served, (), (), ()) = tokio::join!(server, worker, webhooks, stop);
         sweeper.abort();
+        pump.abort();
         self.watching.end().await;
         served.context("the HTTP server failed")
     }

@@ -1,5 +1,7 @@
 //! `torpor serve`: the runtime in one process.
 
+use std::pin::pin;
+
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -7,7 +9,8 @@ use tokio::sync::oneshot;
 
 use crate::cli::{Error, Exit};
 use crate::config::Config;
-use crate::runtime::{Role, Runtime};
+use crate::runtime::Runtime;
+use crate::stores::Role;
 use crate::telemetry;
 
 /// Exit code of a process that was asked to stop twice.
@@ -24,8 +27,11 @@ pub(crate) fn main(config: Config) -> Result<Exit, Error> {
 
 async fn serve(config: Config) -> Result<(), Error> {
     // Before anything can be seen of this process: whoever sees it may want it to stop.
-    let stop = told_to_stop()?;
-    let runtime = Runtime::open(&config, Role::Server).await?;
+    let mut stop = pin!(told_to_stop()?);
+    let runtime = tokio::select! {
+        runtime = Runtime::open(&config, Role::Server) => runtime?,
+        () = &mut stop => return Ok(()),
+    };
     runtime.check_exposure(&config).await?;
     let listener = TcpListener::bind(config.bind)
         .await

@@ -1,13 +1,16 @@
 //! `torpor worker`: works on what is queued, and ends when there is nothing left to do.
 
+use std::pin::pin;
+
 use anyhow::Context as _;
 use clap::Args;
 use tokio::net::TcpListener;
 
 use crate::cli::{Error, Exit, Settings};
 use crate::config::Config;
-use crate::runtime::{Role, Runtime, Worked};
+use crate::runtime::{Runtime, Worked};
 use crate::serve::told_to_stop;
+use crate::stores::Role;
 use crate::telemetry;
 
 #[derive(Args)]
@@ -44,8 +47,11 @@ pub(crate) fn main(args: &Arguments) -> Result<Exit, Error> {
 
 async fn work(config: &Config, forever: bool) -> Result<(), Error> {
     // Before anything is claimed: whoever sees this process may want it to stop.
-    let stop = told_to_stop()?;
-    let runtime = Runtime::open(config, Role::Worker).await?;
+    let mut stop = pin!(told_to_stop()?);
+    let runtime = tokio::select! {
+        runtime = Runtime::open(config, Role::Worker) => runtime?,
+        () = &mut stop => return Ok(()),
+    };
     let probes = match config.probe_bind {
         Some(address) => Some(listen(address).await?),
         None => None,

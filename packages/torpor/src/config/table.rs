@@ -64,7 +64,22 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "",
         "Hosts, addresses and networks, separated by `,`, that webhooks may reach though they are not public",
     ),
-    Setting::secret("REDIS_URL", "Redis to share work over; unset = the embedded store"),
+    Setting::secret(
+        "REDIS_URL",
+        "Redis that processes share: redis://, rediss:// (TLS), several hosts = cluster, redis-sentinel://HOST,HOST/?master=NAME; \
+         unset = the embedded store",
+    ),
+    Setting::new("TORPOR_REDIS_PREFIX", "torpor", "What the names of all keys in Redis begin with"),
+    Setting::new(
+        "TORPOR_REDIS_SHARDS",
+        "1",
+        "Into how many parts a new store in Redis is divided, by tenant; then it is fixed",
+    ),
+    Setting::new(
+        "TORPOR_REDIS_DURABILITY",
+        "off",
+        "What an intent in Redis waits for: off, synced (the server's disk), or synced:N (N replicas as well)",
+    ),
     Setting::unset("TORPOR_DATA_DIR", "Embedded store, workspaces, journals [default: the user's state folder]"),
     Setting::new("TORPOR_MODEL", "anthropic/claude-opus-4-8", "`provider/model`, or `scripted:<file>`"),
     Setting::secret("ANTHROPIC_API_KEY", "Key for the Anthropic API"),
@@ -130,7 +145,11 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "How long runs that were given up are kept to be driven again, with their records",
     ),
     Setting::new("TORPOR_MAX_DEAD_LETTERS", "10000", "Dead letters that are kept; the oldest go first"),
-    Setting::new("TORPOR_MAX_QUEUED", "1000000", "Runs that may be queued, running or paused at once"),
+    Setting::new(
+        "TORPOR_MAX_QUEUED",
+        "1000000",
+        "Runs that may be queued, running or paused at once (in Redis: in each shard)",
+    ),
     Setting::new("TORPOR_LEASE_MS", "3000", "Takeover time; the heartbeat is a third of it"),
     Setting::new("TORPOR_CONCURRENCY", "512", "Leaves that run at once in this process"),
     Setting::new("TORPOR_MAX_ATTEMPTS", "5", "Attempts without progress before a run is given up"),

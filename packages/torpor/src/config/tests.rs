@@ -90,9 +90,31 @@ fn what_is_wrong_is_named_with_its_source() {
         ),
         (("TORPOR_DATA_DIR", "here"), None, "TORPOR_DATA_DIR (environment): expected an absolute path"),
         (
-            ("REDIS_URL", "redis://u:secret@h"),
+            ("REDIS_URL", "http://u:secret@h"),
             None,
-            "REDIS_URL (environment): this build has no Redis store yet; unset it",
+            "REDIS_URL (environment): the scheme is not known; expected redis://host:port, rediss://host:port, \
+             redis://host:port,host:port for a cluster, or redis-sentinel://host:port,host:port/?master=name",
+        ),
+        (
+            ("TORPOR_REDIS_PREFIX", "a{b}"),
+            None,
+            "TORPOR_REDIS_PREFIX (environment): expected 1 to 64 letters, digits, `-`, `_`, `.` or `:`, got \"a{b}\"",
+        ),
+        (
+            ("TORPOR_REDIS_SHARDS", "0"),
+            None,
+            "TORPOR_REDIS_SHARDS (environment): expected an integer from 1 to 256, got \"0\"",
+        ),
+        (
+            ("TORPOR_REDIS_DURABILITY", "always"),
+            None,
+            "TORPOR_REDIS_DURABILITY (environment): expected off, synced, or synced:N for N replicas, at most 16, got \"always\"",
+        ),
+        (
+            ("TORPOR_SERVE_WORKER", "sync"),
+            None,
+            "TORPOR_SERVE_WORKER (environment): sync leaves work to `torpor worker`, which cannot share the embedded store; \
+             set REDIS_URL, or use all",
         ),
     ] {
         assert_eq!(refused(&[env], flags.as_slice()), want);
