@@ -8,7 +8,8 @@ use crate::clock::Timestamp;
 use crate::gate::Rule;
 use crate::id::{check_id, hex};
 use crate::price::Usd;
-use crate::webhook::Target;
+use crate::volume::{self, Place, Task};
+use crate::webhook::{Destination, Target};
 
 mod fields;
 mod gates;
@@ -70,9 +71,22 @@ pub struct Spec {
     /// Whom to tell when the run ends or waits for a person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<Target>,
+    /// Where on the shared volume the outcome goes. Of this run alone: the session's further ones do not inherit it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result_ref: Option<Place>,
+    /// The task of an inbox that this run was made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<Task>,
 }
 
 impl Spec {
+    /// Everybody who is told of the run, one a channel at most.
+    pub fn destinations(&self) -> impl Iterator<Item = Destination> {
+        let (result, task) = (self.result_ref.clone(), self.task.clone());
+        let files = (result.is_some() || task.is_some()).then_some(volume::Target { result, task });
+        self.webhook.clone().map(Destination::Webhook).into_iter().chain(files.map(Destination::Files))
+    }
+
     /// A free-form prompt with no further wishes.
     #[must_use]
     pub fn prompt(prompt: impl Into<String>) -> Self {
@@ -87,6 +101,8 @@ impl Spec {
             workspace_ref: None,
             metadata: None,
             webhook: None,
+            result_ref: None,
+            task: None,
         }
     }
 }
@@ -349,6 +365,8 @@ pub fn parse(body: Value) -> Result<Envelope, Invalid> {
                 workspace_ref,
                 metadata,
                 webhook,
+                result_ref: None,
+                task: None,
             },
             run_async,
             priority: i32::try_from(priority).unwrap_or(0),

@@ -28,6 +28,7 @@ pub mod session;
 pub mod store;
 pub mod tool;
 pub mod trace;
+pub mod volume;
 pub mod webhook;
 
 pub use clock::{Clock, SystemClock, Timestamp};

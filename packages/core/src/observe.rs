@@ -133,7 +133,7 @@ impl Called {
     }
 }
 
-/// How an attempt to send a webhook ended.
+/// How an attempt to send a webhook, or to write files, ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Posted {
     /// The receiver has it.
@@ -255,6 +255,13 @@ pub enum Event<'a> {
     },
     /// An attempt to send a webhook ended.
     Webhook {
+        /// How.
+        ended: Posted,
+        /// How long it took.
+        took: Duration,
+    },
+    /// An attempt to write a run's files ended.
+    Files {
         /// How.
         ended: Posted,
         /// How long it took.

@@ -165,6 +165,8 @@ pub struct Backlog {
     /// Webhooks to be sent now, those that are being sent included. They are no runs, but work all the same: whoever
     /// wakes workers counts them.
     pub webhooks: u64,
+    /// The same of orders to write files.
+    pub files: u64,
 }
 
 /// At-least-once delivery of runs; at most one live lease per session.

@@ -50,6 +50,9 @@ pub struct Record {
     /// How the latest webhook about it stands; `None` while there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<webhook::Standing>,
+    /// How the latest order to write its files stands; `None` while there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<webhook::Standing>,
     /// The run that was given up and whose work this one does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redrive_of: Option<RunId>,

@@ -1,7 +1,9 @@
-//! Webhooks: what a receiver is told, the seam that keeps it until it was told, and the seam that tells it.
+//! Webhooks: what a receiver is told, the seam that keeps it until it was told, and the seam that tells it. Files on the
+//! shared volume are written the same way, so that they too come about whoever dies: a message is then the order to
+//! bring them up to date.
 //!
 //! Owns: the form of a message, and who promises what about it. Must not know: how anything is sent, how it is signed,
-//! which addresses may be reached, when a failed one is tried again.
+//! which addresses may be reached, what is written to a file, when a failed one is tried again.
 //!
 //! A message is *thin*: it says that something happened, and where to look. Whoever receives it fetches the record with
 //! a key of their own, so that a wrong or stolen address learns ids and nothing else.
@@ -13,9 +15,10 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
-use crate::id::{RunId, SessionKey};
+use crate::id::{Position, RunId, SessionKey};
 use crate::outcome::Status;
 use crate::store;
+use crate::volume;
 
 /// Longest URL, in bytes.
 pub const MAX_URL_BYTES: usize = 2_048;
@@ -37,6 +40,83 @@ pub struct Target {
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Target").field("secret_ref", &self.secret_ref).finish_non_exhaustive()
+    }
+}
+
+/// The ways by which messages leave. Each is claimed for itself, so that neither waits for the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Channel {
+    /// Over HTTP.
+    Webhook,
+    /// To files on the shared volume.
+    Files,
+}
+
+impl Channel {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Webhook, Self::Files];
+
+    /// The name used in stores.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Webhook => "webhook",
+            Self::Files => "files",
+        }
+    }
+
+    /// The channel with this name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|channel| channel.as_str() == text)
+    }
+
+    /// Whether messages of this kind leave this way. A decided gate is news for files alone: one of them says what is
+    /// asked, and must not say it any longer.
+    #[must_use]
+    pub fn carries(self, kind: Kind) -> bool {
+        self == Self::Files || kind != Kind::Decided
+    }
+}
+
+/// Where a message goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// To a receiver.
+    Webhook(Target),
+    /// To these files.
+    Files(volume::Target),
+}
+
+impl Destination {
+    /// The way there.
+    #[must_use]
+    pub fn channel(&self) -> Channel {
+        match self {
+            Self::Webhook(_) => Channel::Webhook,
+            Self::Files(_) => Channel::Files,
+        }
+    }
+
+    /// Its stored form, JSON; the channel is kept beside it.
+    ///
+    /// # Errors
+    /// What cannot be written down: a path that is not text, which no run names.
+    pub fn encode(&self) -> Result<String, store::Error> {
+        let json = match self {
+            Self::Webhook(target) => serde_json::to_string(target),
+            Self::Files(target) => serde_json::to_string(target),
+        };
+        json.map_err(|e| store::Error::Failed(e.to_string()))
+    }
+
+    /// Reads the stored form back. `None` for one that this build cannot read; a parser's own message would quote it.
+    #[must_use]
+    pub fn decode(channel: Channel, json: &[u8]) -> Option<Self> {
+        match channel {
+            Channel::Webhook => serde_json::from_slice(json).map(Self::Webhook).ok(),
+            Channel::Files => serde_json::from_slice(json).map(Self::Files).ok(),
+        }
     }
 }
 
@@ -82,6 +162,9 @@ pub enum Kind {
     /// The run waits for a person.
     #[serde(rename = "run.paused")]
     Paused,
+    /// A gate of the run was decided.
+    #[serde(rename = "gate.decided")]
+    Decided,
 }
 
 impl Kind {
@@ -91,13 +174,14 @@ impl Kind {
         match self {
             Self::Ended => "run.ended",
             Self::Paused => "run.paused",
+            Self::Decided => "gate.decided",
         }
     }
 
     /// The kind with this name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Ended, Self::Paused].into_iter().find(|kind| kind.as_str() == text)
+        [Self::Ended, Self::Paused, Self::Decided].into_iter().find(|kind| kind.as_str() == text)
     }
 }
 
@@ -114,7 +198,7 @@ pub struct Event<'a> {
     pub session: &'a SessionKey,
     /// How the run stands with it.
     pub status: Status,
-    /// The gate that waits, the first of several.
+    /// The gate that waits, the first of several; or the one that was decided.
     pub gate: Option<u64>,
 }
 
@@ -162,9 +246,12 @@ pub struct Message {
     /// Whose run that is, and so whose secrets may sign.
     pub tenant: String,
     /// Where it goes.
-    pub target: Target,
-    /// What is sent.
+    pub to: Destination,
+    /// What is sent; to files, what it is about.
     pub body: String,
+    /// Where in its session's log the run's end stands, for a message about an end that stands there. The outcome can
+    /// be read there when the record is long gone.
+    pub ended_at: Option<Position>,
 }
 
 /// The right to send a message once, until its time is over.
@@ -192,11 +279,27 @@ pub enum Failure {
     Refused,
     /// The secret is not (or no longer) configured.
     Secret,
+    /// The shared volume is not there, or does not answer.
+    Volume,
+    /// Nothing can be written at that place.
+    Path,
+    /// What there was to write was removed.
+    Gone,
 }
 
 impl Failure {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Status, Self::Timeout, Self::Connection, Self::Name, Self::Refused, Self::Secret];
+    pub const ALL: [Self; 9] = [
+        Self::Status,
+        Self::Timeout,
+        Self::Connection,
+        Self::Name,
+        Self::Refused,
+        Self::Secret,
+        Self::Volume,
+        Self::Path,
+        Self::Gone,
+    ];
 
     /// The name used on the wire and in stores.
     #[must_use]
@@ -208,6 +311,9 @@ impl Failure {
             Self::Name => "name",
             Self::Refused => "refused",
             Self::Secret => "secret",
+            Self::Volume => "volume",
+            Self::Path => "path",
+            Self::Gone => "gone",
         }
     }
 
@@ -223,8 +329,8 @@ impl Failure {
 pub enum Noted {
     /// The receiver has it.
     Sent {
-        /// The receiver's answer, 2xx.
-        status: u16,
+        /// The receiver's answer, 2xx; files give none.
+        status: Option<u16>,
     },
     /// It failed, and is tried again.
     Failed {
@@ -274,7 +380,7 @@ impl State {
     }
 }
 
-/// How the latest message about a run stands, as its record shows it.
+/// How the latest message about a run on a channel stands, as its record shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Standing {
@@ -296,20 +402,29 @@ pub struct Standing {
 ///
 /// Promises:
 /// - A message exists exactly when what it tells of has happened: it is stored in the same atomic step as the entry that
-///   ends or parks its run (or the cancel that ends it without one), and for no run that named no [`Target`].
+///   ends or parks its run (or the cancel that ends it without one), once for each of the run's
+///   [`destinations`](crate::envelope::Spec::destinations), and for no run that has none. Where a [`Channel`] carries
+///   [`Kind::Decided`], the same holds of every verdict on a gate, the one that falls by itself included.
 /// - It is sent at least once, and its id and body never change. A claim is durable before it is answered, so that every
 ///   attempt is counted, also one that a crash cut off.
 /// - A claim keeps others off the message for its lease by the store's clock, or until its process is known to be gone.
 ///   Then the message can be claimed again, as the next attempt.
 /// - What became of an attempt is noted by its number: a note of an earlier attempt than the latest changes nothing,
 ///   unless the receiver has the message. After [`Noted::Sent`] or [`Noted::GivenUp`] it is never claimed again.
-/// - How the latest message about a run stands is on the run's record. A message that is pending outlives the record.
-/// - Among those that are due: the one that has been due longest first.
+/// - How the latest message about a run stands is on the run's record, for each channel. A message that is pending
+///   outlives the record.
+/// - A claim is answered messages of its channel alone. Among those that are due: the one that has been due longest first.
 #[async_trait]
 pub trait Outbox: Send + Sync + 'static {
-    /// Claims up to `max` messages that are due, for `lease`, waiting up to `wait` for the first. Empty when none came.
-    /// Cancellation safe in that a claim that was made but not received lapses with its lease.
-    async fn claim(&self, max: usize, lease: Duration, wait: Duration) -> Result<Vec<Claimed>, store::Error>;
+    /// Claims up to `max` messages of a channel that are due, for `lease`, waiting up to `wait` for the first. Empty when
+    /// none came. Cancellation safe in that a claim that was made but not received lapses with its lease.
+    async fn claim(
+        &self,
+        channel: Channel,
+        max: usize,
+        lease: Duration,
+        wait: Duration,
+    ) -> Result<Vec<Claimed>, store::Error>;
 
     /// Notes what became of an attempt. `false` when it changed nothing. Idempotent.
     async fn note(&self, id: &Id, attempt: u32, what: Noted) -> Result<bool, store::Error>;
@@ -346,67 +461,23 @@ pub struct Refused {
     pub message: String,
 }
 
-/// Sends messages.
-#[async_trait]
-pub trait Deliver: Send + Sync + 'static {
+/// Says which targets may be named.
+pub trait Admit: Send + Sync + 'static {
     /// Whether a run of this tenant may name this target. Asks nobody: what a name resolves to is checked when it is
     /// sent, every time.
     ///
     /// # Errors
     /// [`Refused`] names the field and what is wrong with it.
     fn check(&self, tenant: &str, target: &Target) -> Result<(), Refused>;
+}
 
-    /// Sends a message once, signed, within a bound of its own, and answers the receiver's status, 2xx. Dropping the
-    /// future closes the connection; whether the receiver has the message is then unknown.
-    async fn deliver(&self, message: &Message) -> Result<u16, Failed>;
+/// Sends the messages of a channel.
+#[async_trait]
+pub trait Deliver: Send + Sync + 'static {
+    /// Sends a message once, within a bound of its own, and answers the receiver's status, 2xx, if it gives one.
+    /// When the future is dropped, whether the receiver has the message is unknown.
+    async fn deliver(&self, message: &Message) -> Result<Option<u16>, Failed>;
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_message_is_thin_and_its_form_is_fixed() {
-        let id = Id::parse("msg_0123456789abcdef0123456789abcdef").unwrap();
-        let run = RunId::generate();
-        let session = SessionKey::new("acme", "a/\"b\"").unwrap();
-        let event = Event {
-            kind: Kind::Paused,
-            at: Timestamp(1_795_173_689_999),
-            run: &run,
-            session: &session,
-            status: Status::Paused,
-            gate: Some(2),
-        };
-        assert_eq!(
-            event.body(&id),
-            format!(
-                r#"{{"id":"{id}","type":"run.paused","createdAt":"2026-11-20T11:21:29.999Z","data":{{"runId":"{run}","sessionId":"a/\"b\"","tenant":"acme","status":"paused","gateId":2}}}}"#
-            )
-        );
-        let ended = Event { kind: Kind::Ended, status: Status::Failed, gate: None, ..event };
-        let body: serde_json::Value = serde_json::from_str(&ended.body(&id)).unwrap();
-        assert_eq!((body["type"].as_str(), body["data"]["gateId"].as_u64()), (Some("run.ended"), None));
-    }
-
-    #[test]
-    fn ids_and_names_are_read_back() {
-        let id = Id::generate();
-        assert_eq!(Id::parse(id.as_str()), Some(id.clone()));
-        assert!(!id.as_str().contains('.'), "the signature joins its parts with dots");
-        for bad in ["", "msg_", "msg_0123456789ABCDEF0123456789ABCDEF", &id.as_str()[1..]] {
-            assert_eq!(Id::parse(bad), None, "{bad}");
-        }
-        for failure in Failure::ALL {
-            assert_eq!(Failure::parse(failure.as_str()), Some(failure));
-            assert_eq!(serde_json::to_value(failure).unwrap(), failure.as_str());
-        }
-    }
-
-    #[test]
-    fn no_debug_form_shows_a_url() {
-        let target = Target { url: "https://h/capability".into(), secret_ref: Some("name".into()) };
-        let shown = format!("{target:?}");
-        assert!(!shown.contains("capability") && shown.contains("name"), "{shown}");
-    }
-}
+mod tests;

@@ -78,6 +78,8 @@ pub struct Metrics {
     tool_seconds: Family<1, Histogram>,
     webhooks: Family<1, Counter>,
     webhook_seconds: Histogram,
+    files: Family<1, Counter>,
+    files_seconds: Histogram,
     commits: Family<1, Counter>,
     commit_seconds: Histogram,
     commit_commands: Histogram,
@@ -120,6 +122,8 @@ impl Metrics {
             tool_seconds: Family::new([tool()], LONG),
             webhooks: Family::new([Label::of("outcome", Posted::ALL.map(Posted::as_str))], ()),
             webhook_seconds: Histogram::new(LONG),
+            files: Family::new([Label::of("outcome", Posted::ALL.map(Posted::as_str))], ()),
+            files_seconds: Histogram::new(LONG),
             commits: Family::new([Label::of("outcome", ["stored", "failed"])], ()),
             commit_seconds: Histogram::new(SHORT),
             commit_commands: Histogram::new(BATCHES),
@@ -146,6 +150,12 @@ impl Metrics {
             &self.webhooks,
         );
         page.single("torpor_webhook_attempt_duration_seconds", "Time of such an attempt.", &self.webhook_seconds);
+        page.family(
+            "torpor_file_attempts_total",
+            "Attempts to write a run's files, by outcome; one that is given up is not tried again.",
+            &self.files,
+        );
+        page.single("torpor_file_attempt_duration_seconds", "Time of such an attempt.", &self.files_seconds);
         page.family("torpor_store_commits_total", "Commits of the store.", &self.commits);
         page.single(
             "torpor_store_commit_duration_seconds",
@@ -189,7 +199,7 @@ impl Metrics {
         page.single("torpor_leaves", "Leaves at work in this process.", &self.leaves);
         let up = if backlog.is_some() { 1.0 } else { 0.0 };
         page.one("torpor_queue_up", "Whether the queue told its counts to this scrape.", Kind::Gauge, &[], up);
-        if let Some(Backlog { ready, waiting, leased, paused, dead, webhooks }) = backlog {
+        if let Some(Backlog { ready, waiting, leased, paused, dead, webhooks, files }) = backlog {
             let states =
                 [("ready", ready), ("waiting", waiting), ("leased", leased), ("paused", paused), ("dead", dead)];
             page.head("torpor_queue_runs", "Runs in the queue by state; dead letters kept are `dead`.", Kind::Gauge);
@@ -202,6 +212,13 @@ impl Metrics {
                 Kind::Gauge,
                 &[],
                 webhooks as f64,
+            );
+            page.one(
+                "torpor_files_due",
+                "Runs whose files are to be written now; those being written count.",
+                Kind::Gauge,
+                &[],
+                files as f64,
             );
         }
     }
@@ -294,6 +311,10 @@ impl Observer for Metrics {
             Event::Webhook { ended, took } => {
                 self.webhooks.with([ended.as_str()], |c| c.add(1));
                 self.webhook_seconds.seconds(took);
+            }
+            Event::Files { ended, took } => {
+                self.files.with([ended.as_str()], |c| c.add(1));
+                self.files_seconds.seconds(took);
             }
             Event::Commit { commands, took, stored } => {
                 self.commits.with([if stored { "stored" } else { "failed" }], |c| c.add(1));

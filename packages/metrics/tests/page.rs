@@ -62,13 +62,14 @@ fn page() -> String {
         Event::DeadLetter,
         Event::Webhook { ended: Posted::Sent, took: TOOK },
         Event::Webhook { ended: Posted::GivenUp, took: TOOK },
+        Event::Files { ended: Posted::Failed, took: TOOK },
         Event::Commit { commands: 3, took: TOOK, stored: true },
         Event::Commit { commands: 1, took: TOOK, stored: false },
     ];
     events.extend(FailReason::ALL.map(|r| Event::Ended { status: Status::Failed, reason: Some(r), took: TOOK }));
     events.extend(Called::ALL.map(|ended| Event::ToolCall { span, work, tool: "bash", id: "use", ended }));
     events.iter().for_each(|event| metrics.observe(event));
-    metrics.text(Some(Backlog { ready: 1, waiting: 2, leased: 3, paused: 5, dead: 4, webhooks: 6 }))
+    metrics.text(Some(Backlog { ready: 1, waiting: 2, leased: 3, paused: 5, dead: 4, webhooks: 6, files: 7 }))
 }
 
 #[test]
@@ -103,6 +104,9 @@ fn what_happened_is_on_the_page() {
         ("torpor_webhooks_due", &[], 6.0),
         ("torpor_webhook_attempts_total", &[("outcome", "given_up")], 1.0),
         ("torpor_webhook_attempt_duration_seconds_count", &[], 2.0),
+        ("torpor_files_due", &[], 7.0),
+        ("torpor_file_attempts_total", &[("outcome", "failed")], 1.0),
+        ("torpor_file_attempt_duration_seconds_count", &[], 1.0),
     ] {
         // The route came after the table was full: it is counted all the same.
         let found = page.sum(name, labels).unwrap_or(0.0);

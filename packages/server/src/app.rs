@@ -15,7 +15,7 @@ use torpor_core::queue::{Backlog, Lease, WorkQueue};
 use torpor_core::run::RunStore;
 use torpor_core::sandbox::SandboxTransport;
 use torpor_core::session::SessionStore;
-use torpor_core::webhook::Deliver;
+use torpor_core::webhook::Admit;
 use torpor_core::{Clock, WorkerId};
 
 /// Everything behind the routes.
@@ -44,8 +44,8 @@ pub struct App {
     /// Where tools run; without it, work that needs one is refused at submit. Asked, and told to
     /// forget sessions; no tool is ever called from here.
     pub sandbox: Option<Arc<dyn SandboxTransport>>,
-    /// Whom a run may ask to be told; without it, runs with a `webhook` are refused. Only asked, never called.
-    pub webhooks: Option<Arc<dyn Deliver>>,
+    /// Whom a run may ask to be told; without it, runs with a `webhook` are refused.
+    pub webhooks: Option<Arc<dyn Admit>>,
     /// The worker in this process, if there is one.
     pub local: Option<Arc<dyn LocalWorker>>,
     /// What readiness asks, besides the store.

@@ -12,7 +12,7 @@ use torpor_core::{RunId, WorkerId};
 
 use crate::fault::Fault;
 use crate::gates;
-use crate::outbox::{self, About};
+use crate::outbox::{self, About, News, Targets};
 use crate::record::{self, sql, unreadable};
 use crate::settle::hand_on;
 use crate::writer::Batch;
@@ -61,14 +61,14 @@ struct Standing {
     state: Option<String>,
     started: bool,
     front: bool,
-    webhook: Option<String>,
+    targets: Targets,
 }
 
 pub(crate) fn cancel(b: &mut Batch<'_>, run: &RunId) -> Result<Cancelled, Fault> {
     let found = b
         .conn
         .prepare_cached(
-            "SELECT r.id, r.session, q.state, r.started_ms IS NOT NULL, s.front_run IS r.run_id, r.webhook \
+            "SELECT r.id, r.session, q.state, r.started_ms IS NOT NULL, s.front_run IS r.run_id, r.webhook, r.files \
              FROM run r JOIN session s ON s.id = r.session LEFT JOIN queue q ON q.run = r.id WHERE r.run_id = ?1",
         )?
         .query_row([run.as_str()], |r| {
@@ -78,7 +78,7 @@ pub(crate) fn cancel(b: &mut Batch<'_>, run: &RunId) -> Result<Cancelled, Fault>
                 state: r.get(2)?,
                 started: r.get(3)?,
                 front: r.get(4)?,
-                webhook: r.get(5)?,
+                targets: Targets::of(r, 5)?,
             })
         })
         .optional()?;
@@ -106,8 +106,9 @@ pub(crate) fn cancel(b: &mut Batch<'_>, run: &RunId) -> Result<Cancelled, Fault>
         }
         Some(_) => {
             end_unstarted(b, &it)?;
-            let about = About { row: it.row, run, target: it.webhook };
-            outbox::post(b, &about, Kind::Ended, Status::Cancelled, None)?;
+            let about = About { row: it.row, run, targets: it.targets };
+            let news = News { kind: Kind::Ended, status: Status::Cancelled, gate: None, ended_at: None };
+            outbox::post(b, &about, &news)?;
             true
         }
     };

@@ -4,6 +4,7 @@ use rusqlite::{Row, params};
 use torpor_core::log::Head;
 use torpor_core::outcome::Status;
 use torpor_core::queue::{Backlog, Lease, LeaseKey, Release};
+use torpor_core::webhook::Channel;
 use torpor_core::{Epoch, Position, Timestamp, WorkerId};
 
 use crate::fault::Fault;
@@ -256,7 +257,8 @@ pub(crate) fn backlog(b: &Batch<'_>) -> Result<Backlog, Fault> {
             "SELECT count(*) FROM dead_letter d WHERE NOT EXISTS \
              (SELECT 1 FROM run r JOIN queue q ON q.run = r.id WHERE r.run_id = d.run_id)",
         )?,
-        webhooks: outbox::due(b.conn, now)?,
+        webhooks: outbox::due(b.conn, Channel::Webhook, now)?,
+        files: outbox::due(b.conn, Channel::Files, now)?,
     })
 }
 

@@ -12,6 +12,7 @@ use torpor_core::{Epoch, Position, RunId, Timestamp, WorkerId, store, trace};
 use crate::cancel;
 use crate::fault::Fault;
 use crate::leases::Held;
+use crate::outbox::Targets;
 use crate::record::{self, number, row_at, sql, unreadable};
 use crate::remove;
 use crate::writer::Batch;
@@ -147,6 +148,7 @@ pub(crate) fn enqueue(b: &mut Batch<'_>, mut accepted: Accepted) -> Result<Enque
         trace: new.trace,
         gates: Vec::new(),
         webhook: None,
+        files: None,
         redrive_of: None,
         redriven_as: None,
         version: 1,
@@ -336,14 +338,13 @@ fn write_run(
     log_from: Option<Position>,
 ) -> Result<(), Fault> {
     let claimed = log_from.is_some();
-    let webhook = new.spec.webhook.as_ref().map(serde_json::to_string).transpose();
-    let webhook = webhook.map_err(|e| store::Error::Failed(e.to_string()))?;
+    let Targets { webhook, files } = Targets::from_spec(&new.spec)?;
     let status = if claimed { Status::Running } else { Status::Queued };
     b.conn
         .prepare_cached(
             "INSERT INTO run (id, run_id, session, tenant, idempotency_key, body_hash, status, attempts, version, \
-             created_ms, started_ms, spec, log_from, traceparent, tracestate, webhook) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 1, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+             created_ms, started_ms, spec, log_from, traceparent, tracestate, webhook, files) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 1, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
         )?
         .execute(params![
             row,
@@ -360,7 +361,8 @@ fn write_run(
             log_from.map(|p| sql(p.0)),
             new.trace.as_ref().map(trace::Context::traceparent),
             new.trace.as_ref().and_then(trace::Context::tracestate),
-            webhook
+            webhook,
+            files
         ])?;
     Ok(())
 }

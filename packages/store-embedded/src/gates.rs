@@ -8,7 +8,7 @@ use torpor_core::webhook::Kind;
 use torpor_core::{Position, RunId, SessionKey, Timestamp, store};
 
 use crate::fault::Fault;
-use crate::outbox::{self, About};
+use crate::outbox::{self, About, News, Targets};
 use crate::record::{self, MAX_PAGE_BYTES, lossy, number, parse_cursor, sql, text, unreadable};
 use crate::writer::Batch;
 
@@ -35,8 +35,10 @@ pub(crate) fn park(
 ) -> Result<(), Fault> {
     let (about, cancel) = b
         .conn
-        .prepare_cached("SELECT id, webhook, cancel FROM run WHERE run_id = ?1")?
-        .query_row([run.as_str()], |r| Ok((About { row: r.get(0)?, run, target: r.get(1)? }, r.get::<_, bool>(2)?)))?;
+        .prepare_cached("SELECT id, webhook, files, cancel FROM run WHERE run_id = ?1")?
+        .query_row([run.as_str()], |r| {
+            Ok((About { row: r.get(0)?, run, targets: Targets::of(r, 1)? }, r.get::<_, bool>(3)?))
+        })?;
     let row = about.row;
     // One that is to be cancelled must not wait: whoever claims it ends it.
     let (queue, status, gate) =
@@ -63,7 +65,8 @@ pub(crate) fn park(
     if cancel {
         b.ready();
     } else {
-        outbox::post(b, &about, Kind::Paused, status, gates.first().map(|g| g.gate))?;
+        let gate = gates.first().map(|g| g.gate);
+        outbox::post(b, &about, &News { kind: Kind::Paused, status, gate, ended_at: None })?;
     }
     if let Some(held) = b.state.leases.of(run).cloned() {
         b.over(run, held);
@@ -128,15 +131,19 @@ fn record_of(b: &Batch<'_>, run: &RunId) -> Result<record::Record, Fault> {
 /// The verdict becomes an entry, the gate is decided, and a run without pending gates is claimable.
 fn settle(b: &mut Batch<'_>, run: &RunId, gate: u64, decision: &Decision) -> Result<Position, Fault> {
     let now = b.now();
-    let (session, row, head, epoch, tenant, id): (i64, i64, i64, i64, String, String) = b
+    let (session, head, epoch, tenant, id, about): (i64, i64, i64, String, String, _) = b
         .conn
         .prepare_cached(
-            "SELECT s.id, r.id, s.head, s.epoch, s.tenant, s.session FROM run r JOIN session s ON s.id = r.session \
-             WHERE r.run_id = ?1",
+            "SELECT s.id, s.head, s.epoch, s.tenant, s.session, r.id, r.webhook, r.files \
+             FROM run r JOIN session s ON s.id = r.session WHERE r.run_id = ?1",
         )?
-        .query_row([run.as_str()], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, r.get(5)?)))
+        .query_row([run.as_str()], |r| {
+            let about = About { row: r.get(5)?, run, targets: Targets::of(r, 6)? };
+            Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, about))
+        })
         .optional()?
         .ok_or_else(|| unreadable(format!("run {run} has no session")))?;
+    let row = about.row;
     // Before anything is written: what cannot be read leaves no half of a verdict.
     let key = SessionKey::new(&tenant, &id).map_err(|e| unreadable(format!("session: {e}")))?;
     let body = Body::GateDecided { run: run.clone(), gate, decision: decision.clone() };
@@ -173,6 +180,7 @@ fn settle(b: &mut Batch<'_>, run: &RunId, gate: u64, decision: &Decision) -> Res
     b.conn
         .prepare_cached("UPDATE run SET status = ?2, version = version + 1 WHERE id = ?1")?
         .execute(params![row, status.as_str()])?;
+    outbox::post(b, &about, &News { kind: Kind::Decided, status, gate: Some(gate), ended_at: None })?;
     let head = number_of(head).saturating_add(1);
     b.grown(&key, head);
     b.changed(run);

@@ -165,8 +165,9 @@ fn post_again(b: &mut Batch<'_>, it: &Redrive, found: &Found) -> Result<(RunId, 
     b.conn
         .prepare_cached(
             "INSERT INTO run (id, run_id, session, tenant, status, attempts, version, created_ms, spec, webhook, \
-             traceparent, tracestate, redrive_of) \
-             SELECT ?2, ?3, session, tenant, ?4, 0, 1, ?5, spec, webhook, ?6, ?7, run_id FROM run WHERE id = ?1",
+             files, traceparent, tracestate, redrive_of) \
+             SELECT ?2, ?3, session, tenant, ?4, 0, 1, ?5, spec, webhook, files, ?6, ?7, run_id \
+             FROM run WHERE id = ?1",
         )?
         .execute(params![
             found.row,

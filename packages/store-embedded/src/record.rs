@@ -11,6 +11,7 @@ use torpor_core::entry::{self, Body, RunTotals};
 use torpor_core::outcome::{FailReason, Outcome, Status};
 pub(crate) use torpor_core::run::Record;
 use torpor_core::run::{Filter, Page};
+use torpor_core::webhook::Channel;
 use torpor_core::{Position, RunId, SessionKey, Timestamp, store, trace};
 
 use crate::fault::Fault;
@@ -103,13 +104,17 @@ fn one(conn: &Connection, mut rows: rusqlite::Rows<'_>) -> Result<Option<Record>
     rows.next()?.map(read).transpose()?.map(|record| whole(conn, record)).transpose()
 }
 
-/// A paused run says what it waits for, and one with a webhook how that stands.
+/// A paused run says what it waits for, and one that tells somebody how that stands.
 fn whole(conn: &Connection, mut record: Record) -> Result<Record, Fault> {
     if record.status == Status::Paused {
         record.gates = gates::pending(conn, record.run_id.as_str())?;
     }
-    if record.spec.webhook.is_some() {
-        record.webhook = outbox::standing(conn, record.run_id.as_str())?;
+    for to in record.spec.destinations() {
+        let standing = outbox::standing(conn, record.run_id.as_str(), to.channel())?;
+        match to.channel() {
+            Channel::Webhook => record.webhook = standing,
+            Channel::Files => record.files = standing,
+        }
     }
     Ok(record)
 }
@@ -241,6 +246,7 @@ fn fields(row: &Row<'_>) -> Result<Record, Fault> {
         version: number(row, 9)?,
         gates: Vec::new(),
         webhook: None,
+        files: None,
         redrive_of,
         redriven_as,
     })

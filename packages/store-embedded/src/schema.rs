@@ -14,10 +14,10 @@
 //! | `forgetting` | a removed session that its hands must still forget | nobody can make a session with its id meanwhile |
 //! | `garbage` | entries nobody can reach | those of `source` above `above`, removed little by little: what a removal left, and imports that did not end |
 //! | `entry` | an entry of a session's log | `write_id` stands on the first entry of each append; `schema` is the entry's own version |
-//! | `run` | the record of a run | `id` ascends with acceptance and starts with the time (`created_ms << 20`), so that "created after" is a range of keys; how it ended is the entry at `ended_position`, kept once; one that ended without an entry could not be read, and `aside` says why; `redrive_of` is the run that was given up and whose work it does, `redriven` the run that does its own (itself, if it went back into the queue); `traceparent` and `tracestate` are those of the post that made it; `webhook` is whom it wants to be told, NULL for nobody |
+//! | `run` | the record of a run | `id` ascends with acceptance and starts with the time (`created_ms << 20`), so that "created after" is a range of keys; how it ended is the entry at `ended_position`, kept once; one that ended without an entry could not be read, and `aside` says why; `redrive_of` is the run that was given up and whose work it does, `redriven` the run that does its own (itself, if it went back into the queue); `traceparent` and `tracestate` are those of the post that made it; `webhook` is whom it wants to be told and `files` what it wants to be written, NULL for nobody and nothing |
 //! | `queue` | a run that has not ended | `state` is `ready`, `delayed` (until `due_ms`), `leased`, `paused` (it waits for a person) or `blocked` (behind another run of its session, `urgent` ones first). When a lease ends is kept in memory only: a lease never outlives the process |
 //! | `gate` | a question to a person | `gate` is its number within the session; the entries in the log say the same, this finds them |
-//! | `webhook` | something that a receiver is told, or was | `due_ms` is when it is sent next, or with `leased` when its claim lapses; `target` is a copy of the run's, which may be gone by then |
+//! | `message` | something that a receiver is told, or was; on the channel `files`, that a run's files are to be brought up to date | `due_ms` is when it is sent next, or with `leased` when its claim lapses; `target` is a copy of the run's, which may be gone by then; `ended_position` is that of the end it is about |
 //! | `dead_letter` | a run that was given up | goes with its record, which is kept for it |
 //! | `api_key` | an API key without its secret | `tenant` NULL is every tenant; `sha256` is of the whole secret; `meta.keys` rises with every change. (`meta.session_row` and `meta.epoch` lie above the rows and epochs of all sessions that were removed) |
 //! | `schedule` | a schedule | `state` has its last fires, what is owed and whether it is paused; `considered_ms` is a copy out of it, for order |
@@ -107,10 +107,7 @@ CREATE TABLE run (
     log_from        INTEGER,
     traceparent     TEXT,
     tracestate      TEXT,
-    webhook         TEXT,
-    aside           TEXT,
-    redrive_of      TEXT,
-    redriven        TEXT
+    webhook         TEXT
 );
 CREATE UNIQUE INDEX run_idempotency ON run (tenant, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX run_tenant ON run (tenant);
@@ -279,13 +276,21 @@ INSERT INTO mark (session, position, resume_from, next_gate)
 UPDATE meta SET value = '4' WHERE name = 'schema';
 ";
 
-/// What version 4 lacks.
+/// What version 4 lacks. New files get it like old ones, on top of [`TABLES`] and [`NEW_IN_4`].
 const FROM_4: &str = "
 ALTER TABLE run ADD COLUMN aside TEXT;
 ALTER TABLE run ADD COLUMN redrive_of TEXT;
 ALTER TABLE run ADD COLUMN redriven TEXT;
 UPDATE run SET aside = (SELECT reason FROM dead_letter d WHERE d.run_id = run.run_id)
     WHERE ended_ms IS NOT NULL AND ended_position IS NULL;
+ALTER TABLE run ADD COLUMN files TEXT;
+ALTER TABLE webhook RENAME TO message;
+ALTER TABLE message ADD COLUMN channel TEXT NOT NULL DEFAULT 'webhook';
+ALTER TABLE message ADD COLUMN ended_position INTEGER;
+DROP INDEX webhook_pending;
+DROP INDEX webhook_run;
+CREATE INDEX message_pending ON message (channel, due_ms) WHERE state = 'pending';
+CREATE INDEX message_run ON message (run);
 UPDATE meta SET value = '5' WHERE name = 'schema';
 ";
 
@@ -341,6 +346,7 @@ fn prepare_tables(conn: &Connection) -> Result<(), Fault> {
         conn.execute_batch(TABLES)?;
         conn.execute_batch(NEW_IN_4)?;
         conn.execute_batch(NEW_IN_5)?;
+        conn.execute_batch(FROM_4)?;
         conn.execute("INSERT INTO meta (name, value) VALUES ('schema', ?1)", [VERSION.to_string()])?;
         conn.execute_batch("COMMIT")?;
         return Ok(());

@@ -8,7 +8,7 @@ use torpor_core::webhook::Kind;
 use torpor_core::{Position, RunId};
 
 use crate::fault::Fault;
-use crate::outbox::About;
+use crate::outbox::{About, News, Targets};
 use crate::record::{lossy, sql};
 use crate::writer::Batch;
 use crate::{gates, letters, outbox};
@@ -20,8 +20,8 @@ const MAX_REASON_CHARS: usize = 500;
 pub(crate) fn ended(b: &mut Batch<'_>, session: i64, run: &RunId, status: Status, at: Position) -> Result<(), Fault> {
     let about = b
         .conn
-        .prepare_cached("SELECT id, webhook FROM run WHERE run_id = ?1")?
-        .query_row([run.as_str()], |r| Ok(About { row: r.get(0)?, run, target: r.get(1)? }))?;
+        .prepare_cached("SELECT id, webhook, files FROM run WHERE run_id = ?1")?
+        .query_row([run.as_str()], |r| Ok(About { row: r.get(0)?, run, targets: Targets::of(r, 1)? }))?;
     let row = about.row;
     b.conn
         .prepare_cached(
@@ -30,7 +30,7 @@ pub(crate) fn ended(b: &mut Batch<'_>, session: i64, run: &RunId, status: Status
         .execute(params![row, status.as_str(), sql(b.now()), sql(at.0)])?;
     gates::close(b.conn, run.as_str())?;
     hand_on(b, session, row)?;
-    outbox::post(b, &about, Kind::Ended, status, None)?;
+    outbox::post(b, &about, &News { kind: Kind::Ended, status, gate: None, ended_at: Some(at) })?;
     gone(b, run);
     Ok(())
 }
@@ -44,21 +44,21 @@ pub(crate) fn set_aside(b: &mut Batch<'_>, session: i64, row: i64, why: &str) ->
         .conn
         .prepare_cached(
             "UPDATE run SET status = ?2, ended_ms = ?3, aside = ?4, redriven = NULL, version = version + 1 \
-             WHERE id = ?1 RETURNING run_id, webhook",
+             WHERE id = ?1 RETURNING run_id, webhook, files",
         )?
         .query_row(params![row, Status::Failed.as_str(), sql(b.now()), reason], |r| {
-            Ok((lossy(r, 0)?.into_owned(), r.get::<_, Option<String>>(1)?))
+            Ok((lossy(r, 0)?.into_owned(), Targets::of(r, 1)?))
         })
         .optional()?;
-    let (run, target) = found.unzip();
+    let (run, targets) = found.unzip();
     tracing::error!(run = run.as_deref().unwrap_or("unknown"), row, reason, "set a run aside as a dead letter");
     if let Some(run) = &run {
         letters::note(b, run, &reason)?;
     }
     hand_on(b, session, row)?;
     if let Some(run) = run.as_deref().and_then(RunId::parse) {
-        let about = About { row, run: &run, target: target.flatten() };
-        outbox::post(b, &about, Kind::Ended, Status::Failed, None)?;
+        let about = About { row, run: &run, targets: targets.unwrap_or_default() };
+        outbox::post(b, &about, &News { kind: Kind::Ended, status: Status::Failed, gate: None, ended_at: None })?;
         gone(b, &run);
     }
     Ok(())

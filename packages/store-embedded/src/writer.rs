@@ -36,7 +36,7 @@ const EPOCH_FLOOR: &str = "SELECT CAST(max(value) AS INTEGER) FROM meta WHERE na
 pub(crate) struct Signals {
     /// A run became claimable.
     pub(crate) ready: Notify,
-    /// A webhook became due, or is due at another time than it was.
+    /// A message became due, or is due at another time than it was.
     pub(crate) posted: Notify,
     /// No later than this something becomes claimable by the passing of time; `u64::MAX` for never.
     pub(crate) due: watch::Sender<u64>,
@@ -166,7 +166,7 @@ impl Batch<'_> {
         self.after.ready = true;
     }
 
-    /// A webhook was posted, or put off.
+    /// A message was posted, or put off.
     pub(crate) fn posted(&mut self) {
         self.after.posted = true;
     }

@@ -243,6 +243,14 @@ const UNDO_4: &str = "
     UPDATE meta SET value = '3' WHERE name = 'schema';";
 const UNDO_5: &str = "
     DROP TABLE schedule;
+    DROP INDEX message_run;
+    DROP INDEX message_pending;
+    ALTER TABLE message DROP COLUMN channel;
+    ALTER TABLE message DROP COLUMN ended_position;
+    ALTER TABLE message RENAME TO webhook;
+    CREATE INDEX webhook_pending ON webhook (due_ms) WHERE state = 'pending';
+    CREATE INDEX webhook_run ON webhook (run);
+    ALTER TABLE run DROP COLUMN files;
     ALTER TABLE run DROP COLUMN aside;
     ALTER TABLE run DROP COLUMN redrive_of;
     ALTER TABLE run DROP COLUMN redriven;

@@ -10,6 +10,7 @@ use torpor_core::log::Head;
 use torpor_core::outcome::Status;
 use torpor_core::queue::{Enqueued, Expects, Lease, NewRun};
 use torpor_core::run::Record;
+use torpor_core::webhook::Channel;
 use torpor_core::{Epoch, Position, Timestamp, WorkerId, store, trace};
 
 use crate::record;
@@ -27,7 +28,13 @@ pub(crate) fn args(new: &NewRun, lease_ms: u64, max_queued: u64) -> Result<Args,
     let failed = |e: serde_json::Error| store::Error::Failed(e.to_string());
     let wishes = Some(new.spec.wishes()).filter(|_| new.expects == Expects::New).filter(|w| *w != Wishes::default());
     let wishes = wishes.map(|w| serde_json::to_string(&w)).transpose().map_err(failed)?;
-    let webhook = new.spec.webhook.as_ref().map(serde_json::to_string).transpose().map_err(failed)?;
+    let (mut webhook, mut files) = (None, None);
+    for to in new.spec.destinations() {
+        match to.channel() {
+            Channel::Webhook => webhook = Some(to.encode()?),
+            Channel::Files => files = Some(to.encode()?),
+        }
+    }
     let expects = match new.expects {
         Expects::New => "new",
         Expects::Existing => "existing",
@@ -52,7 +59,8 @@ pub(crate) fn args(new: &NewRun, lease_ms: u64, max_queued: u64) -> Result<Args,
         .maybe(new.trace.as_ref().and_then(trace::Context::tracestate))
         .maybe(new.claim_for.as_ref().map(WorkerId::as_str))
         .number(lease_ms)
-        .number(max_queued))
+        .number(max_queued)
+        .maybe(files))
 }
 
 /// Under which key a tenant's idempotency key is kept: SHA-256 over the length-prefixed parts.
@@ -128,6 +136,7 @@ fn record(mut new: NewRun, reply: &mut Reply, claimed: Option<&mut Head>) -> Res
         trace: new.trace,
         gates: Vec::new(),
         webhook: None,
+        files: None,
         redrive_of: None,
         redriven_as: None,
         version: 1,

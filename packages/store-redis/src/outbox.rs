@@ -1,10 +1,10 @@
-//! Webhooks that are still to be sent, or were. They are posted in the steps of others (`lua/lib/hooks.lua`).
+//! Messages that are still to be sent, or were. They are posted in the steps of others (`lua/lib/hooks.lua`).
 
 use std::time::Duration;
 
 use async_trait::async_trait;
-use torpor_core::webhook::{Claimed, Id, Message, Noted, Outbox, State, Target};
-use torpor_core::{RunId, store};
+use torpor_core::webhook::{Channel, Claimed, Destination, Id, Message, Noted, Outbox, State};
+use torpor_core::{Position, RunId, store};
 
 use crate::Store;
 use crate::link::Lane;
@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 static CLAIM: Script = script!("claim_hooks", ["hooks"]);
 static PEEK: Script = script!(reads "peek_hooks", ["hooks"]);
-static NOTE: Script = script!("note_hook", []);
+static NOTE: Script = script!("note_hook", ["hooks"]);
 
 /// What a claim found.
 struct Found {
@@ -34,16 +34,22 @@ struct Found {
 
 #[async_trait]
 impl Outbox for Store {
-    async fn claim(&self, max: usize, lease: Duration, wait: Duration) -> Result<Vec<Claimed>, store::Error> {
+    async fn claim(
+        &self,
+        channel: Channel,
+        max: usize,
+        lease: Duration,
+        wait: Duration,
+    ) -> Result<Vec<Claimed>, store::Error> {
         if max == 0 {
             return Ok(Vec::new());
         }
         let deadline = self.clock.now().after(wait);
         loop {
             // Listening starts before looking, so that nothing that is posted in between is missed.
-            let mut news: Vec<_> =
-                self.shards.all().map(|shard| self.news.watch(&format!("{}x", self.shards.prefix(shard)))).collect();
-            let Found { claimed, next } = self.look(max.min(MAX_CLAIM), lease).await?;
+            let told = |shard| self.news.watch(&format!("{}{}", self.shards.prefix(shard), news_of(channel)));
+            let mut news: Vec<_> = self.shards.all().map(told).collect();
+            let Found { claimed, next } = self.look(channel, max.min(MAX_CLAIM), lease).await?;
             let now = self.clock.now();
             if !claimed.is_empty() || now >= deadline {
                 return Ok(claimed);
@@ -67,15 +73,24 @@ impl Outbox for Store {
     }
 }
 
+/// Where news of a channel is told; the scripts say the same.
+fn news_of(channel: Channel) -> &'static str {
+    match channel {
+        Channel::Webhook => "x",
+        Channel::Files => "f",
+    }
+}
+
 impl Store {
-    async fn look(&self, max: usize, lease: Duration) -> Result<Found, store::Error> {
+    async fn look(&self, channel: Channel, max: usize, lease: Duration) -> Result<Found, store::Error> {
         let shards: Vec<Shard> = self.shards.all().collect();
         if let [only] = shards[..] {
-            return self.claim_hooks(only, max, lease).await;
+            return self.claim_hooks(channel, only, max, lease).await;
         }
         // Those that have been due longest go first, wherever they are.
         let peek = |shard| async move {
-            let mut answer = self.run(Lane::Control, shard, &PEEK, Args::new().number(max as u64)).await?;
+            let args = Args::new().text(channel.as_str()).number(max as u64);
+            let mut answer = self.run(Lane::Control, shard, &PEEK, args).await?;
             let next = answer.maybe_number()?.map(Duration::from_millis);
             let (mut list, mut due) = (answer.list()?, Vec::new());
             while list.len() > 0 {
@@ -90,7 +105,7 @@ impl Store {
         due.truncate(max);
         let share = |shard: &Shard| (*shard, due.iter().filter(|(_, at)| at == shard).count());
         let shares = shards.iter().map(share).filter(|(_, n)| *n > 0);
-        let claims = shares.map(|(shard, n)| self.claim_hooks(shard, n, lease));
+        let claims = shares.map(|(shard, n)| self.claim_hooks(channel, shard, n, lease));
         let (mut claimed, mut failed) = (Vec::new(), None);
         for found in futures::future::join_all(claims).await {
             match found {
@@ -108,18 +123,24 @@ impl Store {
         }
     }
 
-    async fn claim_hooks(&self, shard: Shard, max: usize, lease: Duration) -> Result<Found, store::Error> {
+    async fn claim_hooks(
+        &self,
+        channel: Channel,
+        shard: Shard,
+        max: usize,
+        lease: Duration,
+    ) -> Result<Found, store::Error> {
         let lease = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
-        let args = Args::new().number(max as u64).number(lease);
+        let args = Args::new().text(channel.as_str()).number(max as u64).number(lease);
         let mut answer = self.run(Lane::Control, shard, &CLAIM, args).await?;
         let next = answer.maybe_number()?.map(Duration::from_millis);
         let (mut list, mut claimed) = (answer.list()?, Vec::new());
         while list.len() > 0 {
             let raw = Raw::take(list.list()?)?;
-            match raw.message() {
+            match raw.message(channel) {
                 Ok(message) => claimed.push(message),
                 Err(why) => {
-                    tracing::error!(id = raw.id, why, "gave up a webhook that this build cannot read");
+                    tracing::error!(id = raw.id, why, "gave up a message that this build cannot read");
                     self.spoilt(shard, &raw).await?;
                 }
             }
@@ -136,7 +157,7 @@ impl Store {
 
     async fn note_at(&self, shard: Shard, id: &str, attempt: u32, what: Noted) -> Result<bool, store::Error> {
         let (state, status, why, after) = match what {
-            Noted::Sent { status } => (State::Sent, Some(status), None, Duration::ZERO),
+            Noted::Sent { status } => (State::Sent, status, None, Duration::ZERO),
             Noted::Failed { why, status, after } => (State::Pending, status, Some(why), after),
             Noted::GivenUp { why, status } => (State::GivenUp, status, Some(why), Duration::ZERO),
         };
@@ -158,6 +179,7 @@ struct Raw {
     tenant: String,
     target: Vec<u8>,
     body: String,
+    ended_at: Option<u64>,
     attempt: u32,
 }
 
@@ -169,18 +191,19 @@ impl Raw {
             tenant: it.lossy()?,
             target: it.maybe_bytes()?.unwrap_or_default(),
             body: it.lossy()?,
+            ended_at: it.maybe_number()?,
             attempt: u32::try_from(it.number()?).unwrap_or(u32::MAX),
         })
     }
 
-    fn message(&self) -> Result<Claimed, &'static str> {
+    fn message(&self, channel: Channel) -> Result<Claimed, &'static str> {
         let message = Message {
             id: Id::parse(&self.id).ok_or("its id is none")?,
             run: RunId::parse(&self.run).ok_or("its run's id is none")?,
             tenant: self.tenant.clone(),
-            // The reader's own message would quote the target.
-            target: serde_json::from_slice::<Target>(&self.target).map_err(|_| "its target cannot be read")?,
+            to: Destination::decode(channel, &self.target).ok_or("its target cannot be read")?,
             body: self.body.clone(),
+            ended_at: self.ended_at.map(Position),
         };
         Ok(Claimed { message, attempt: self.attempt })
     }

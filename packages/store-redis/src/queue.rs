@@ -174,6 +174,7 @@ impl WorkQueue for Store {
             all.paused += it.number()?;
             all.dead += it.number()?;
             all.webhooks += it.number()?;
+            all.files += it.number()?;
         }
         Ok(all)
     }

@@ -64,7 +64,8 @@ struct Raw {
     dead: Option<String>,
     ending: Option<Ending>,
     gates: Vec<Gate>,
-    standing: Option<Hook>,
+    webhook: Option<Latest>,
+    files: Option<Latest>,
     redrive_of: Option<String>,
     redriven: Option<String>,
 }
@@ -82,7 +83,8 @@ struct Gate {
     expires: Option<u64>,
 }
 
-struct Hook {
+/// The latest message on a channel.
+struct Latest {
     kind: String,
     state: String,
     attempts: u64,
@@ -108,7 +110,8 @@ impl Raw {
             dead: it.maybe_lossy()?,
             ending: it.maybe_list()?.map(Ending::take).transpose()?,
             gates: it.maybe_list()?.map(Gate::all).transpose()?.unwrap_or_default(),
-            standing: it.maybe_list()?.map(Hook::take).transpose()?,
+            webhook: it.maybe_list()?.map(Latest::take).transpose()?,
+            files: it.maybe_list()?.map(Latest::take).transpose()?,
             redrive_of: it.maybe_lossy()?,
             redriven: it.maybe_lossy()?,
         })
@@ -147,7 +150,8 @@ impl Raw {
             // A trace that cannot be read is no reason to lose a run.
             trace: parent.as_deref().and_then(|parent| trace::Context::parse(parent, state.as_deref())),
             gates: self.gates.into_iter().map(Gate::pending).collect::<Result<_, _>>()?,
-            webhook: self.standing.map(Hook::standing).transpose()?,
+            webhook: self.webhook.map(Latest::standing).transpose()?,
+            files: self.files.map(Latest::standing).transpose()?,
             redrive_of: link(self.redrive_of)?,
             // One that went back into the queue is itself.
             redriven_as: link(self.redriven)?.filter(|by| *by != run_id),
@@ -207,7 +211,7 @@ impl Gate {
     }
 }
 
-impl Hook {
+impl Latest {
     fn take(mut it: Reply) -> Result<Self, store::Error> {
         Ok(Self {
             kind: it.lossy()?,
@@ -220,8 +224,8 @@ impl Hook {
 
     fn standing(self) -> Result<Standing, String> {
         Ok(Standing {
-            event: Kind::parse(&self.kind).ok_or_else(|| format!("a webhook's kind {:?}", self.kind))?,
-            state: State::parse(&self.state).ok_or_else(|| format!("a webhook's state {:?}", self.state))?,
+            event: Kind::parse(&self.kind).ok_or_else(|| format!("a message's kind {:?}", self.kind))?,
+            state: State::parse(&self.state).ok_or_else(|| format!("a message's state {:?}", self.state))?,
             attempts: u32::try_from(self.attempts).unwrap_or(u32::MAX),
             last_status: self.status.and_then(|status| u16::try_from(status).ok()),
             last_error: self.error.as_deref().and_then(Failure::parse),

@@ -14,7 +14,7 @@ use torpor_core::log::SessionLog as _;
 use torpor_core::outcome::{FailReason, Outcome, Status};
 use torpor_core::queue::{NewRun, WorkQueue};
 use torpor_core::run::{Filter, RunStore as _};
-use torpor_core::webhook::{Noted, Outbox, Target};
+use torpor_core::webhook::{Channel, Noted, Outbox, Target};
 use torpor_core::{Position, RunId};
 use torpor_store_redis::{Options, Store};
 use torpor_testkit::clock::ManualClock;
@@ -99,9 +99,9 @@ async fn eventful(store: &Store, n: usize) -> RunId {
 
 /// What a sender of messages does; answers how many there were.
 async fn send_messages(store: &Store) -> usize {
-    let claimed = Outbox::claim(store, 256, Duration::from_secs(9), Duration::ZERO).await.unwrap();
+    let claimed = Outbox::claim(store, Channel::Webhook, 256, Duration::from_secs(9), Duration::ZERO).await.unwrap();
     for it in &claimed {
-        store.note(&it.message.id, it.attempt, Noted::Sent { status: 200 }).await.unwrap();
+        store.note(&it.message.id, it.attempt, Noted::Sent { status: Some(200) }).await.unwrap();
     }
     claimed.len()
 }

@@ -10,6 +10,7 @@
 
 pub mod accept;
 pub mod cancel;
+pub mod files;
 pub mod gates;
 pub mod keys;
 pub mod letters;
@@ -344,6 +345,15 @@ macro_rules! conformance {
             a_pending_message_outlives_its_record
             messages_are_work_to_wake_for
         ]);
+        $crate::conformance_cases!($fresh, files: [
+            an_end_says_where_it_stands
+            an_end_without_an_entry_is_posted_too
+            gates_are_posted_as_they_come_and_go
+            an_expired_gate_is_posted
+            each_channel_is_claimed_for_itself
+            a_waiting_claim_hears_of_its_channel
+            further_runs_write_no_files
+        ]);
         $crate::conformance_cases!($fresh, runs: [
             an_unknown_run_has_no_record
             a_record_follows_its_run
@@ -474,6 +484,7 @@ mod tests {
             ("cancel", include_str!("conformance/cancel.rs")),
             ("gates", include_str!("conformance/gates.rs")),
             ("outbox", include_str!("conformance/outbox.rs")),
+            ("files", include_str!("conformance/files.rs")),
             ("runs", include_str!("conformance/runs.rs")),
             ("letters", include_str!("conformance/letters.rs")),
             ("sessions", include_str!("conformance/sessions.rs")),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use toml::{Table, Value};
 use torpor_core::id::DEFAULT_TENANT;
-use torpor_core::webhook::{Deliver, MAX_SECRET_NAME_BYTES};
+use torpor_core::webhook::MAX_SECRET_NAME_BYTES;
 use torpor_core::{Clock, SessionKey};
 use torpor_webhook::{ATTEMPT, Secret, Secrets, Sender, Settings};
 
@@ -22,7 +22,7 @@ const MAX_SECRETS: usize = 10_000;
 ///
 /// # Errors
 /// [`Error::Usage`] when the file of secrets cannot be read.
-pub(crate) fn sender(config: &Config, clock: Arc<dyn Clock>) -> Result<Arc<dyn Deliver>, Error> {
+pub(crate) fn sender(config: &Config, clock: Arc<dyn Clock>) -> Result<Arc<Sender>, Error> {
     let open = |path| WatchedFile::open("file of webhook secrets", path, |text, _| parse(text));
     let file = config.webhook_secrets_file.as_deref().map(open);
     let file = file.transpose().map_err(|e| Error::Usage(format!("TORPOR_WEBHOOK_SECRETS_FILE: {e}")))?;

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::{StatusCode, Url};
 use torpor_core::Clock;
-use torpor_core::webhook::{Deliver, Failed, Failure, Message, Refused, Target};
+use torpor_core::webhook::{Admit, Deliver, Destination, Failed, Failure, Message, Refused, Target};
 
 use crate::allow::Allow;
 use crate::resolve::{Judged, Unreachable};
@@ -54,16 +54,16 @@ impl Sender {
     }
 
     /// The signatures of a message that is sent at this second, separated by spaces.
-    fn signatures(&self, message: &Message, seconds: u64) -> Option<String> {
-        let name = message.target.secret_ref.as_deref().unwrap_or(DEFAULT_SECRET);
+    fn signatures(&self, message: &Message, target: &Target, seconds: u64) -> Option<String> {
+        let name = target.secret_ref.as_deref().unwrap_or(DEFAULT_SECRET);
         let secrets = self.settings.secrets.find(&message.tenant, name);
         let all: Vec<String> = secrets.iter().map(|s| s.sign(message.id.as_str(), seconds, &message.body)).collect();
         (!all.is_empty()).then(|| all.join(" "))
     }
 
-    async fn post(&self, message: &Message, url: Url) -> Result<u16, Failed> {
+    async fn post(&self, message: &Message, target: &Target, url: Url) -> Result<u16, Failed> {
         let seconds = self.clock.now().0 / 1_000;
-        let signatures = self.signatures(message, seconds).ok_or_else(|| Failed::new(Failure::Secret))?;
+        let signatures = self.signatures(message, target, seconds).ok_or_else(|| Failed::new(Failure::Secret))?;
         let client = self.client.get_or_init(|| client(&self.settings)).as_ref().map_err(|e| {
             tracing::error!(error = e, "webhooks cannot be sent");
             Failed::new(Failure::Connection)
@@ -90,8 +90,7 @@ impl Sender {
     }
 }
 
-#[async_trait]
-impl Deliver for Sender {
+impl Admit for Sender {
     fn check(&self, tenant: &str, target: &Target) -> Result<(), Refused> {
         url::check(&target.url, &self.settings.allow).map_err(|message| Refused { field: "webhook.url", message })?;
         let name = target.secret_ref.as_deref().unwrap_or(DEFAULT_SECRET);
@@ -107,12 +106,16 @@ impl Deliver for Sender {
         }
         Ok(())
     }
+}
 
-    async fn deliver(&self, message: &Message) -> Result<u16, Failed> {
+#[async_trait]
+impl Deliver for Sender {
+    async fn deliver(&self, message: &Message) -> Result<Option<u16>, Failed> {
+        let Destination::Webhook(target) = &message.to else { return Err(Failed::new(Failure::Refused)) };
         // What was allowed at the submit may not be any more.
-        let url = url::check(&message.target.url, &self.settings.allow).map_err(|_| Failed::new(Failure::Refused))?;
-        let sent = tokio::time::timeout(self.settings.attempt, self.post(message, url)).await;
-        sent.unwrap_or_else(|_| Err(Failed::new(Failure::Timeout)))
+        let url = url::check(&target.url, &self.settings.allow).map_err(|_| Failed::new(Failure::Refused))?;
+        let sent = tokio::time::timeout(self.settings.attempt, self.post(message, target, url)).await;
+        sent.unwrap_or_else(|_| Err(Failed::new(Failure::Timeout))).map(Some)
     }
 }
 

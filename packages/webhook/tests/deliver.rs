@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use torpor_core::webhook::{Deliver as _, Failed, Failure, Id, Message, Target};
+use torpor_core::webhook::{Admit as _, Deliver as _, Destination, Failed, Failure, Id, Message, Target};
 use torpor_core::{RunId, SystemClock};
 use torpor_testkit::receiver::{Answer, Receiver};
 use torpor_webhook::{Allow, Secret, Secrets, Sender, Settings};
@@ -35,18 +35,23 @@ fn sender(allow: &str, attempt: Duration) -> Sender {
     Sender::new(Settings { allow, secrets: Arc::new(Two), tls, attempt }, Arc::new(SystemClock))
 }
 
+fn target(url: &str, secret: Option<&str>) -> Target {
+    Target { url: url.into(), secret_ref: secret.map(Into::into) }
+}
+
 fn message(url: &str, secret: Option<&str>) -> Message {
     Message {
         id: Id::generate(),
         run: RunId::generate(),
         tenant: "acme".into(),
-        target: Target { url: url.into(), secret_ref: secret.map(Into::into) },
+        to: Destination::Webhook(target(url, secret)),
         body: "{\"type\":\"run.ended\"}".into(),
+        ended_at: None,
     }
 }
 
 async fn deliver(sender: &Sender, url: &str) -> Result<u16, Failed> {
-    sender.deliver(&message(url, Some("billing"))).await
+    sender.deliver(&message(url, Some("billing"))).await.map(|status| status.expect("a receiver gives one"))
 }
 
 const LONG: Duration = Duration::from_secs(20);
@@ -55,7 +60,7 @@ const LONG: Duration = Duration::from_secs(20);
 async fn a_message_arrives_signed_by_every_secret_of_its_name() {
     let receiver = Receiver::start([]).await;
     let message = message(&receiver.url(), Some("billing"));
-    assert_eq!(sender("127.0.0.1", LONG).deliver(&message).await, Ok(204));
+    assert_eq!(sender("127.0.0.1", LONG).deliver(&message).await, Ok(Some(204)));
     let got = &receiver.got()[0];
     assert_eq!(got.line, "POST /hook?capability=canary-url HTTP/1.1");
     assert_eq!((got.header("content-type"), &got.body), ("application/json", &message.body));
@@ -130,7 +135,7 @@ async fn private_places_are_not_reached() {
 async fn targets_are_checked_before_a_run_is_accepted() {
     let sender = sender("", LONG);
     let refused = |tenant: &str, url: &str, secret: Option<&str>| {
-        sender.check(tenant, &message(url, secret).target).map_err(|e| e.to_string())
+        sender.check(tenant, &target(url, secret)).map_err(|e| e.to_string())
     };
     let good = "https://hooks.example/canary-url";
     assert_eq!(refused("acme", good, Some("billing")), Ok(()));

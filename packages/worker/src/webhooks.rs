@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use torpor_core::Clock;
 use torpor_core::observe::{Event, Observer, Posted};
-use torpor_core::webhook::{Claimed, Deliver, Failed, Failure, Noted, Outbox};
+use torpor_core::webhook::{Channel, Claimed, Deliver, Failed, Failure, Noted, Outbox};
 
 use crate::LAST_CLAIM;
 use crate::busy::Busy;
@@ -84,7 +84,7 @@ impl Webhooks {
         let claiming = async {
             loop {
                 let mut free = places_of(&places).await;
-                match self.outbox.claim(free.len(), CLAIM, CLAIM_SLICE).await {
+                match self.outbox.claim(Channel::Webhook, free.len(), CLAIM, CLAIM_SLICE).await {
                     Ok(claimed) => {
                         for claimed in claimed {
                             let (webhooks, kept) = (self.clone(), (free.pop(), self.sending.begin()));

@@ -13,7 +13,7 @@ use torpor_core::log::SessionLog as _;
 use torpor_core::observe::{Event, Observer, Posted};
 use torpor_core::queue::{NewRun, WorkQueue as _};
 use torpor_core::run::{Record, RunStore as _};
-use torpor_core::webhook::{Deliver, Failed, Failure, Id, Message, Outbox, Refused, Standing, State, Target};
+use torpor_core::webhook::{Channel, Deliver, Failed, Failure, Id, Message, Outbox, Standing, State, Target};
 use torpor_store_embedded::{Options, Store};
 use torpor_testkit::clock::ManualClock;
 use torpor_testkit::sample::{claimed, done, ended, first_claimed, write};
@@ -49,14 +49,10 @@ impl Receiver {
 
 #[async_trait]
 impl Deliver for Receiver {
-    fn check(&self, _: &str, _: &Target) -> Result<(), Refused> {
-        Ok(())
-    }
-
-    async fn deliver(&self, message: &Message) -> Result<u16, Failed> {
+    async fn deliver(&self, message: &Message) -> Result<Option<u16>, Failed> {
         self.got.send_modify(|ids| ids.push(message.id.clone()));
         self.ends.acquire().await.unwrap().forget();
-        self.answers.lock().unwrap().pop_front().unwrap_or(Ok(204))
+        self.answers.lock().unwrap().pop_front().unwrap_or(Ok(204)).map(Some)
     }
 }
 
@@ -181,7 +177,10 @@ async fn a_receiver_says_when_to_come_again_or_never() {
     rig.send(&receiver, LIMIT);
     rig.until(&run, |s| s.last_status == Some(429)).await;
     rig.clock.advance(wait - Duration::from_millis(1));
-    assert!(Outbox::claim(&*rig.store, 9, LIMIT, Duration::ZERO).await.unwrap().is_empty(), "it is left alone");
+    assert!(
+        Outbox::claim(&*rig.store, Channel::Webhook, 9, LIMIT, Duration::ZERO).await.unwrap().is_empty(),
+        "it is left alone"
+    );
     rig.clock.advance(Duration::from_millis(1));
     let it = rig.until(&run, |s| s.state == State::GivenUp).await;
     assert_eq!((it.attempts, it.last_status), (2, Some(410)));

@@ -293,6 +293,7 @@ impl WorkQueue for Fake {
                 trace: new.trace,
                 gates: Vec::new(),
                 webhook: None,
+                files: None,
                 redrive_of: None,
                 redriven_as: None,
                 version: 1,

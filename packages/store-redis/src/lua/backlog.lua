@@ -1,4 +1,4 @@
--- Counts every run once: ready, waiting, leased, paused, dead letters; and webhooks.
+-- Counts every run once: ready, waiting, leased, paused, dead letters; and the messages of each channel.
 local meta = P .. 'meta'
 local grace, blocked = unpack(call('HMGET', meta, 'grace', 'blocked'))
 local function until_now(key)
@@ -12,5 +12,6 @@ return {
   call('ZCARD', P .. 'q:leases') - ended,
   math.max(call('SCARD', P .. 'q:paused') - decided, 0),
   call('ZCARD', P .. 'dead'), -- of runs that have ended: one that has not is counted where it stands
-  webhooks_due(),
+  messages_due('webhook'),
+  messages_due('files'),
 }

@@ -1,10 +1,10 @@
 -- Accepts a run: record, queue, idempotency key and, if asked, the first lease. Answers what became of it, in one word, and what the
 -- program cannot know: the time, the wishes of the session, and the lease; or the record of another run.
 -- ARGV: run, session, tenant, session id, what the session must be, idempotency, body's hash, spec, wishes, webhook, not before,
--- priority, interrupt, traceparent, tracestate, worker, lease, most runs.
+-- priority, interrupt, traceparent, tracestate, worker, lease, most runs, files.
 local R, D, tenant, id, expects, idem, hash, spec = unpack(ARGV, 2, 9)
 local wishes, webhook, due, priority, urgent, traceparent, tracestate, worker = unpack(ARGV, 10, 17)
-local lease, most = tonumber(ARGV[18]), tonumber(ARGV[19])
+local lease, most, files = tonumber(ARGV[18]), tonumber(ARGV[19]), ARGV[20]
 local session, run, meta = P .. 's:' .. D, run_key(R), P .. 'meta'
 due = tonumber(due)
 
@@ -80,7 +80,8 @@ end
 webhook = webhook ~= '' and webhook or target or ''
 call('HSET', run, 'row', num(row), 'tenant', tenant, 'session', id, 'd', D, 'life', life, 'status', claimed and 'running' or 'queued',
   'attempts', claimed and '1' or '0', 'version', '1', 'created', at, 'spec', spec, 'pri', priority, 'due', num(due), 'urgent', urgent)
-for name, value in pairs({key = idem, hash = hash, wishes = inherited or '', webhook = webhook, tp = traceparent, ts = tracestate}) do
+for name, value in pairs({key = idem, hash = hash, wishes = inherited or '', webhook = webhook, files = files, tp = traceparent,
+  ts = tracestate}) do
   if value ~= '' then
     call('HSET', run, name, value)
   end

@@ -7,7 +7,7 @@ use torpor_core::RunId;
 use torpor_core::envelope::Spec;
 use torpor_core::outcome::{FailReason, Outcome};
 use torpor_core::queue::{Backlog, Lease, NewRun};
-use torpor_core::webhook::{Claimed, Failure, Id, Kind, Noted, Standing, State, Target};
+use torpor_core::webhook::{Channel, Claimed, Destination, Failure, Id, Kind, Noted, Standing, State, Target};
 
 use super::{Fixture, soon};
 use crate::sample::{claimed, created, done, ended, first, first_claimed, further, gate, note, write};
@@ -37,7 +37,7 @@ async fn over(f: &Fixture, session: &str) -> RunId {
 }
 
 async fn take(f: &Fixture, max: usize) -> Vec<Claimed> {
-    f.outbox.claim(max, CLAIM, Duration::ZERO).await.unwrap()
+    f.outbox.claim(Channel::Webhook, max, CLAIM, Duration::ZERO).await.unwrap()
 }
 
 async fn take_one(f: &Fixture) -> Claimed {
@@ -54,7 +54,7 @@ async fn noted(f: &Fixture, id: &Id, attempt: u32, what: Noted) -> bool {
     f.outbox.note(id, attempt, what).await.unwrap()
 }
 
-const SENT: Noted = Noted::Sent { status: 204 };
+const SENT: Noted = Noted::Sent { status: Some(204) };
 
 fn failed(after: Duration) -> Noted {
     Noted::Failed { why: Failure::Status, status: Some(503), after }
@@ -83,7 +83,8 @@ pub async fn the_end_of_a_run_is_posted_with_it(f: Fixture) {
             Standing { event: Kind::Ended, state: State::Pending, attempts: 0, last_status: None, last_error: None };
         assert_eq!(standing(&f, run).await, Some(pending));
         let Claimed { message, attempt } = take_one(&f).await;
-        assert_eq!((&message.run, &*message.tenant, &message.target, attempt), (run, "acme", &target(), 1));
+        let to = Destination::Webhook(target());
+        assert_eq!((&message.run, &*message.tenant, &message.to, attempt), (run, "acme", &to, 1));
         let body: Value = serde_json::from_str(&message.body).unwrap();
         assert_eq!(body["id"], message.id.as_str());
         assert_eq!(body["type"], "run.ended");
@@ -221,8 +222,10 @@ pub async fn a_late_note_counts_only_if_it_was_received(f: Fixture) {
 /// Whoever waits for messages hears of a new one at once.
 pub async fn a_waiting_claim_is_woken_by_a_post(f: Fixture) {
     let lease = running(&f, "s").await;
-    let (found, ()) =
-        soon(async { tokio::join!(f.outbox.claim(1, CLAIM, Duration::from_secs(3_600)), f.finish(&lease, 0)) }).await;
+    let (found, ()) = soon(async {
+        tokio::join!(f.outbox.claim(Channel::Webhook, 1, CLAIM, Duration::from_secs(3_600)), f.finish(&lease, 0))
+    })
+    .await;
     assert_eq!(found.unwrap().len(), 1);
 }
 
@@ -232,10 +235,10 @@ pub async fn a_waiting_claim_is_woken_by_time(f: Fixture) {
     let id = take_one(&f).await.message.id;
     noted(&f, &id, 1, failed(Duration::from_secs(60))).await;
     for attempt in [2, 3] {
-        let waiting = f.outbox.claim(1, CLAIM, Duration::from_secs(3_600));
+        let waiting = f.outbox.claim(Channel::Webhook, 1, CLAIM, Duration::from_secs(3_600));
         assert_eq!(f.while_time_passes(waiting).await.unwrap()[0].attempt, attempt);
     }
-    let lapsed = f.while_time_passes(f.outbox.claim(1, CLAIM, Duration::from_secs(1))).await;
+    let lapsed = f.while_time_passes(f.outbox.claim(Channel::Webhook, 1, CLAIM, Duration::from_secs(1))).await;
     assert!(lapsed.unwrap().is_empty(), "a wait that is over is over");
 }
 

@@ -6,7 +6,7 @@ local function forget_run(R)
   local run = P .. 'run:' .. R
   local row, tenant, key, life = unpack(call('HMGET', run, 'row', 'tenant', 'key', 'life'))
   forget_gates(R)
-  forget_webhooks(R)
+  forget_messages(R)
   if row then
     local member = hex16(tonumber(row)) .. ':' .. R
     call('ZREM', P .. 'runs', member)

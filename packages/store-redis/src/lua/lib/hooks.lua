@@ -1,7 +1,16 @@
--- Webhooks: a message is stored in the step in which what it tells of happens. Needs the prelude alone.
+-- Messages: webhooks, and orders to write files. Each is stored in the step in which what it tells of happens. Needs the
+-- prelude alone.
 --
 -- The body is made here, because only the script knows what happened and when. Its form is the core's `Event::body`; a
 -- test holds the two together.
+
+-- The channels: the field of a run that holds its target, the keys that begin with this name, and where news of it is told.
+local CHANNELS = {{name = 'webhook', queue = 'hooks', news = 'x'}, {name = 'files', queue = 'files', news = 'f'}}
+
+-- The channel with this name.
+local function channel_of(name)
+  return name == 'files' and CHANNELS[2] or CHANNELS[1]
+end
 
 -- A time as people write it: 2026-11-20T11:21:29.999Z.
 local function rfc3339(ms)
@@ -27,49 +36,63 @@ local function quoted(text)
   return '"' .. string.gsub(text, '[\\"]', '\\%0') .. '"'
 end
 
--- Posts what happened to a run, if it wants somebody to be told. `gate` is the first one that waits, or nil.
-local function post_webhook(R, kind, status, gate)
-  local run = P .. 'run:' .. R
-  local tenant, session, target = unpack(call('HMGET', run, 'tenant', 'session', 'webhook'))
-  if not (tenant and session and target) then
-    return
-  end
+-- Posts it on one channel.
+local function post_on(channel, target, of, R, kind, status, gate, at)
+  local tenant, session = of[1], of[2]
   -- Ids ascend, so that of messages that are due at the same time the older one goes first, and name their shard.
   local shard = tonumber(string.match(P, '{(%d+)}:$'))
   local id = string.format('msg_%s%04x%s', hex16(next_row()), shard, string.sub(redis.sha1hex(R), 1, 12))
   local body = '{"id":"' .. id .. '","type":"' .. kind .. '","createdAt":"' .. rfc3339(now) .. '","data":{"runId":"' .. R
     .. '","sessionId":' .. quoted(session) .. ',"tenant":' .. quoted(tenant) .. ',"status":"' .. status .. '"'
     .. (gate and ',"gateId":' .. num(gate) or '') .. '}}'
-  call('HSET', P .. 'hook:' .. id, 'run', R, 'tenant', tenant, 'kind', kind, 'target', target, 'body', body,
-    'state', 'pending', 'attempts', '0', 'created', num(now))
-  call('ZADD', P .. 'hooks', num(now), id)
-  call('LPUSH', P .. 'hooks:' .. R, id)
-  call('PUBLISH', P .. 'x', id)
+  call('HSET', P .. 'hook:' .. id, 'run', R, 'tenant', tenant, 'channel', channel.name, 'kind', kind, 'target', target, 'body', body,
+    'at', at and num(at) or '', 'state', 'pending', 'attempts', '0', 'created', num(now))
+  call('ZADD', P .. channel.queue, num(now), id)
+  call('LPUSH', P .. channel.queue .. ':' .. R, id)
+  call('PUBLISH', P .. channel.news, id)
 end
 
--- How the latest message about a run stands, for its record: kind, state, attempts, last status, last error. Or nil.
-local function webhook_standing(R)
-  local id = call('LINDEX', P .. 'hooks:' .. R, 0)
-  return id and call('HMGET', P .. 'hook:' .. id, 'kind', 'state', 'attempts', 'status', 'error') or nil
+-- Posts what happened to a run to whoever wants to be told. `gate` is the first one that waits, or the one that was decided, or
+-- nil; `at` where in the log the run's end stands, or nil. Verdicts are no news for webhooks.
+local function post(R, kind, status, gate, at)
+  local of = call('HMGET', P .. 'run:' .. R, 'tenant', 'session', 'webhook', 'files')
+  if not (of[1] and of[2]) then
+    return
+  end
+  for n, channel in ipairs(CHANNELS) do
+    if of[n + 2] and (kind ~= 'gate.decided' or channel.name == 'files') then
+      post_on(channel, of[n + 2], of, R, kind, status, gate, at)
+    end
+  end
 end
 
--- Messages that are due or being sent.
-local function webhooks_due()
-  return call('ZCOUNT', P .. 'hooks', '-inf', num(now)) + call('ZCOUNT', P .. 'hooks:leased', '(' .. num(now), '+inf')
+-- How the latest message about a run on a channel stands, for its record: kind, state, attempts, last status, last error. Or false.
+local function standing(R, channel)
+  local id = call('LINDEX', P .. channel_of(channel).queue .. ':' .. R, 0)
+  return id and call('HMGET', P .. 'hook:' .. id, 'kind', 'state', 'attempts', 'status', 'error') or false
 end
 
--- How long it is until the next message is due or the next claim ends, in milliseconds; '' when there is none.
-local function until_next_webhook()
-  local first = call('ZRANGE', P .. 'hooks', 0, 0, 'WITHSCORES')[2]
+-- Messages of a channel that are due or being sent.
+local function messages_due(channel)
+  local queue = P .. channel_of(channel).queue
+  return call('ZCOUNT', queue, '-inf', num(now)) + call('ZCOUNT', queue .. ':leased', '(' .. num(now), '+inf')
+end
+
+-- How long it is until the next message of a channel is due or the next claim ends, in milliseconds; '' when there is none.
+local function until_next_message(channel)
+  local first = call('ZRANGE', P .. channel_of(channel).queue, 0, 0, 'WITHSCORES')[2]
   return first and num(math.max(tonumber(first) - now, 0)) or ''
 end
 
 -- A run's record goes; what is still to be sent stays.
-local function forget_webhooks(R)
-  for _, id in ipairs(call('LRANGE', P .. 'hooks:' .. R, 0, -1)) do
-    if field(P .. 'hook:' .. id, 'state') ~= 'pending' then
-      call('DEL', P .. 'hook:' .. id)
+local function forget_messages(R)
+  for _, channel in ipairs(CHANNELS) do
+    local of_run = P .. channel.queue .. ':' .. R
+    for _, id in ipairs(call('LRANGE', of_run, 0, -1)) do
+      if field(P .. 'hook:' .. id, 'state') ~= 'pending' then
+        call('DEL', P .. 'hook:' .. id)
+      end
     end
+    call('DEL', of_run)
   end
-  call('DEL', P .. 'hooks:' .. R)
 end

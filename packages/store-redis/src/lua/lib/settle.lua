@@ -13,7 +13,7 @@ local function settle(R, status, at)
   shelve(R)
   close_gates(R)
   hand_on(R, field(run, 'd') or '')
-  post_webhook(R, 'run.ended', status)
+  post(R, 'run.ended', status, nil, at)
   changed(R)
 end
 

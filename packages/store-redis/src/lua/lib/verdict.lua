@@ -21,7 +21,7 @@ local function park(R, asked, at)
     make_ready(R)
   else
     make_paused(R)
-    post_webhook(R, 'run.paused', 'paused', tonumber(asked[1].gate))
+    post(R, 'run.paused', 'paused', tonumber(asked[1].gate))
   end
   changed(R)
 end
@@ -53,6 +53,7 @@ local function give_verdict(R, n, action, decision)
     leave(R)
     make_ready(R)
   end
+  post(R, 'gate.decided', waits and 'paused' or 'queued', tonumber(n))
   changed(R)
   tell_grown(d, position)
   return position
