@@ -7,7 +7,7 @@ mod support;
 use std::time::Duration;
 
 use futures::future::join_all;
-use support::{Plain, running, store};
+use support::{Plain, insist, running, store};
 use torpor_core::Position;
 use torpor_core::entry::Body;
 use torpor_core::log::{AppendError, SessionLog as _};
@@ -85,8 +85,7 @@ async fn an_intent_waits_for_replicas_and_is_refused_without_them() {
     let Some(primary) = Server::start() else { return };
     let port = primary.port().to_string();
     let replica = || Server::with(&["--replicaof", "127.0.0.1", &port]);
-    let mut plain = Plain::to(&primary).await;
-    let store = store(&primary, synced(1, Duration::from_millis(300))).await;
+    let store = store(&primary, synced(1, Duration::from_secs(1))).await;
     let lease = running(&store, "s").await;
     let append = write(&lease, 0, vec![intent(&lease)]);
     for _ in 0..2 {
@@ -94,10 +93,8 @@ async fn an_intent_waits_for_replicas_and_is_refused_without_them() {
         assert!(matches!(&refused, AppendError::Store(e) if e.is_retryable()), "{refused}");
     }
     let first = replica();
-    while plain.count("replication", "connected_slaves").await == 0 || !online(&mut plain).await {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert_eq!(store.append(append).await.unwrap(), Position(1), "stored once, and now it is there too");
+    let (position, _) = insist(&store, append).await;
+    assert_eq!(position, Position(1), "stored once, and now it is there too");
     let mut of_replica = Plain::to(first.as_ref().unwrap()).await;
     let there: u64 = of_replica.ask(&["XLEN", "torpor:{0}:log:1"]).await;
     assert_eq!(there, 1);
@@ -105,9 +102,4 @@ async fn an_intent_waits_for_replicas_and_is_refused_without_them() {
     let refused = store.append(write(&lease, 1, vec![intent(&lease)])).await.unwrap_err();
     assert!(matches!(&refused, AppendError::Store(e) if e.is_retryable()), "{refused}");
     store.append(write(&lease, 2, vec![note(&lease)])).await.expect("what is no intent waits for nobody");
-}
-
-async fn online(plain: &mut Plain) -> bool {
-    let info: String = plain.ask(&["INFO", "replication"]).await;
-    info.contains("state=online")
 }

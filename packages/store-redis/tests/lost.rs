@@ -9,34 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use support::{Plain, append, running, store};
+use support::{Plain, append, insist, running, store};
 use torpor_core::Position;
-use torpor_core::log::{Append, AppendError, SessionLog as _};
+use torpor_core::log::{AppendError, SessionLog as _};
 use torpor_core::outcome::Status;
 use torpor_core::run::RunStore as _;
 use torpor_store_redis::{Address, Options, Store};
 use torpor_testkit::fault_proxy::{FaultProxy, Rates};
 use torpor_testkit::redis::Server;
 use torpor_testkit::sample::{done, ended, key, note, progress, write};
-
-/// How long a writer repeats an append before the test fails.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Appends as a brain does: what could not be answered is asked again, as the same append.
-async fn insist(store: &Store, append: Append) -> (Position, u32) {
-    let repeated = async {
-        let mut refusals = 0;
-        loop {
-            match store.append(append.clone()).await {
-                Ok(position) => return (position, refusals),
-                Err(AppendError::Store(e)) if e.is_retryable() => refusals += 1,
-                Err(other) => panic!("{other:?}"),
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, repeated).await.expect("the store comes back")
-}
 
 #[tokio::test]
 async fn appends_whose_replies_are_lost_are_stored_once() {

@@ -22,7 +22,7 @@ use torpor_testkit::redis::Server;
 use torpor_testkit::sample::{claimed, done, ended, first, gate, keyed, note};
 
 /// Longer than what is waited for may take, and shorter than waiting without news would.
-const SOON: Duration = Duration::from_secs(3);
+const SOON: Duration = Duration::from_millis(4_500);
 
 #[tokio::test]
 async fn a_list_that_finds_little_looks_so_far_and_says_where_to_go_on() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use torpor_core::Position;
 use torpor_core::entry::Body;
-use torpor_core::log::SessionLog as _;
+use torpor_core::log::{Append, AppendError, SessionLog as _};
 use torpor_core::queue::{Lease, WorkQueue as _};
 use torpor_store_redis::{Address, Options, Store};
 use torpor_testkit::redis::Server;
@@ -25,6 +25,26 @@ pub(crate) async fn running(store: &Store, session: &str) -> Lease {
 /// Appends as the owner.
 pub(crate) async fn append(store: &Store, lease: &Lease, after: u64, bodies: Vec<Body>) -> Position {
     store.append(write(lease, after, bodies)).await.unwrap()
+}
+
+/// How long something may take that is to happen at once, before the test fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Appends as a brain does: what could not be answered is asked again, as the same append. Answers how often it was refused,
+/// too.
+pub(crate) async fn insist(store: &Store, append: Append) -> (Position, u32) {
+    let repeated = async {
+        let mut refusals = 0;
+        loop {
+            match store.append(append.clone()).await {
+                Ok(position) => return (position, refusals),
+                Err(AppendError::Store(e)) if e.is_retryable() => refusals += 1,
+                Err(other) => panic!("{other:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, repeated).await.expect("the store comes back")
 }
 
 /// A plain connection to the server.
