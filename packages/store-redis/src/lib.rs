@@ -28,6 +28,7 @@ mod queue;
 mod record;
 mod reply;
 mod runs;
+mod schedules;
 mod script;
 mod sessions;
 mod shard;

@@ -1,0 +1,2 @@
+-- What is kept of all schedules.
+return call('HVALS', P .. 'schedules')
