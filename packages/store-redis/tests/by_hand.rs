@@ -15,10 +15,11 @@ use support::store;
 use torpor_core::entry::{self, Body, Entry};
 use torpor_core::log::SessionLog as _;
 use torpor_core::queue::{Lease, NewRun, WorkQueue as _};
+use torpor_core::session::{Fork, Forked, Removal, SessionStore as _};
 use torpor_core::{Epoch, Position, SessionKey, Timestamp};
 use torpor_store_redis::{Options, Store};
 use torpor_testkit::redis::Server;
-use torpor_testkit::sample::{checkpoint, claimed, done, ended, first, note, progress, write};
+use torpor_testkit::sample::{checkpoint, claimed, done, ended, first, further, note, progress, write};
 
 const DOCUMENT: &str = include_str!("../../../docs/specs/2026-11-20-redis-store.md");
 
@@ -124,13 +125,18 @@ fn keys_of(session: &SessionKey, prefix: &str, shards: u64) -> (String, String) 
     (format!("{shard}s:{}", hex(&digest.finalize()[..16])), shard)
 }
 
+async fn client(server: &Server) -> fred::clients::Client {
+    let config = fred::types::config::Config::from_url(&server.url()).unwrap();
+    let client = fred::clients::Client::new(config, None, None, None);
+    client.init().await.unwrap();
+    client
+}
+
 #[tokio::test]
 async fn a_session_is_read_by_another_client() {
     let Some(server) = Server::start() else { return };
     let store = store(&server, options()).await;
-    let client =
-        fred::clients::Client::new(fred::types::config::Config::from_url(&server.url()).unwrap(), None, None, None);
-    client.init().await.unwrap();
+    let client = client(&server).await;
     for session in sessions() {
         let (_, want) = written(&store, &session).await;
         let (key, shard) = keys_of(&session, "mine", 3);
@@ -141,5 +147,37 @@ async fn a_session_is_read_by_another_client() {
             client.xrange_values(log, "1-0", format!("{}-0", marks[1]), None).await.unwrap();
         assert!(got.iter().map(|(id, fields)| decoded(id, fields)).eq(want));
     }
-    client.quit().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_fork_is_read_by_another_client() {
+    let Some(server) = Server::start() else { return };
+    let store = store(&server, options()).await;
+    let client = client(&server).await;
+    let [first, second, third] = ["first", "second", "third"].map(|name| SessionKey::new("acme", name).unwrap());
+    let (_, shared) = written(&store, &first).await;
+    for (from, position, into) in [(&first, 4, &second), (&second, 5, &third)] {
+        let fork = Fork { from: from.clone(), position: Position(position), into: into.clone() };
+        assert_eq!(store.fork(&fork).await.unwrap(), Forked::Created);
+        let new = NewRun { session: into.clone(), claim_for: Some("w".into()), ..further("s") };
+        let lease = claimed(store.enqueue(new).await.unwrap());
+        store.append(write(&lease, position, vec![note(&lease), ended(&lease, done("ok"))])).await.unwrap();
+    }
+    assert!(matches!(store.remove(&first).await.unwrap(), Removal::Removed(_)), "what forks share stays");
+
+    let (key, shard) = keys_of(&third, "mine", 3);
+    let marks: Vec<String> = client.hmget(&key, vec!["life", "head", "forked_at", "anc"]).await.unwrap();
+    let [life, head, forked_at, shares] = &marks[..] else { panic!("{marks:?}") };
+    let mut parts: Vec<(u64, u64, u64)> = serde_json::from_str(shares).unwrap();
+    parts.push((forked_at.parse().unwrap(), head.parse().unwrap(), life.parse().unwrap()));
+    let mut got = Vec::new();
+    for (above, upto, life) in parts {
+        let (from, to) = (format!("{}-0", above + 1), format!("{upto}-0"));
+        let part: Vec<(String, HashMap<String, String>)> =
+            client.xrange_values(format!("{shard}log:{life}"), from, to, None).await.unwrap();
+        got.extend(part.iter().map(|(id, fields)| decoded(id, fields)));
+    }
+    assert_eq!(got, store.read(&third, Position(1), 100).await.unwrap());
+    assert!(got.iter().map(|entry| entry.position.0).eq(1..=7));
+    assert_eq!(got[..4], shared[..4]);
 }
