@@ -31,24 +31,21 @@ async fn two_servers_share_the_fires_of_a_schedule() {
     let Some(server) = Server::shared() else { return };
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::default());
     let prefix = uuid::Uuid::new_v4().to_string();
-    let watch = async |by: &'static str| {
+    let fire_all = async |by: &'static str| {
         let store = connect(&server, &prefix, clock.clone()).await;
         store.watch("s", "* * * * * UTC", Timestamp(0)).await.unwrap();
-        tokio::spawn(async move {
-            let mut mine = 0;
-            for minute in 1..=KEEP_FIRES as u64 {
-                let due = Timestamp(minute * 60_000);
-                let begin = Begin { fire: FireId::of_minute(due), due: Some(due), by: by.into() };
-                if let Begun::Yours(fire) = store.begin("s", &begin).await.unwrap() {
-                    assert!(store.finish("s", &fire.id, &Report::default()).await.unwrap());
-                    mine += 1;
-                }
+        let mut mine = 0;
+        for minute in 1..=KEEP_FIRES as u64 {
+            let due = Timestamp(minute * 60_000);
+            let begin = Begin { fire: FireId::of_minute(due), due: Some(due), by: by.into() };
+            if let Begun::Yours(fire) = store.begin("s", &begin).await.unwrap() {
+                assert!(store.finish("s", &fire.id, &Report::default()).await.unwrap());
+                mine += 1;
             }
-            mine
-        })
+        }
+        mine
     };
-    let (one, two) = (watch("one").await, watch("two").await);
-    let (one, two) = (one.await.unwrap(), two.await.unwrap());
+    let (one, two) = tokio::join!(fire_all("one"), fire_all("two"));
     let kept = connect(&server, &prefix, clock).await.state("s").await.unwrap().unwrap();
     // Whoever is behind finds a later fire begun, and leaves the earlier one to whoever began it.
     assert_eq!((one + two, kept.fires.len(), kept.open()), (KEEP_FIRES, KEEP_FIRES, 0));
