@@ -90,7 +90,8 @@ impl SessionLog for Store {
         let last = match synced {
             None => asked.answer(self.run(Lane::Data, shard, script, args).await?)?,
             Some(synced) => {
-                let Done { reply, safe } = synced.run(shard, script, args, self.script_time()).await?;
+                let step = synced.run(shard, script, args, self.script_time());
+                let Done { reply, safe } = self.observed(script, step).await?;
                 let last = asked.answer(reply)?;
                 safe?; // it is stored, but perhaps not for good: to be repeated
                 last

@@ -3,6 +3,8 @@
 use std::sync::LazyLock;
 
 use redis::{Cmd, RedisWrite, ToRedisArgs};
+use tokio::time::Instant;
+use torpor_core::observe::Event;
 use torpor_core::{Timestamp, store};
 
 use crate::Store;
@@ -13,6 +15,8 @@ use crate::shard::Shard;
 /// A script, with its hash.
 pub(crate) struct Script {
     pub(crate) name: &'static str,
+    /// Whether it may change something.
+    pub(crate) writes: bool,
     pub(crate) source: LazyLock<(String, String)>,
 }
 
@@ -47,14 +51,15 @@ pub(crate) fn assemble(pieces: &[&str]) -> (String, String) {
 /// its disk full), and lets it write nothing.
 macro_rules! script {
     (reads $name:literal, [$($lib:literal),*]) => {
-        $crate::script::script!(@ "#!lua flags=no-writes\n", $name, [$($lib),*])
+        $crate::script::script!(@ false, "#!lua flags=no-writes\n", $name, [$($lib),*])
     };
     ($name:literal, [$($lib:literal),*]) => {
-        $crate::script::script!(@ "#!lua\n", $name, [$($lib),*])
+        $crate::script::script!(@ true, "#!lua\n", $name, [$($lib),*])
     };
-    (@ $shebang:literal, $name:literal, [$($lib:literal),*]) => {
+    (@ $writes:literal, $shebang:literal, $name:literal, [$($lib:literal),*]) => {
         $crate::script::Script {
             name: $name,
+            writes: $writes,
             source: std::sync::LazyLock::new(|| {
                 $crate::script::assemble(&[
                     $shebang,
@@ -144,7 +149,24 @@ impl Store {
         script: &Script,
         args: Args,
     ) -> Result<Reply, store::Error> {
-        run(&self.link, lane, (script, self.shards.prefix(shard), self.script_time()), &args).await
+        let step = run(&self.link, lane, (script, self.shards.prefix(shard), self.script_time()), &args);
+        self.observed(script, step).await
+    }
+
+    /// Tells whoever counts how long a step took that may have changed something.
+    pub(crate) async fn observed<T>(
+        &self,
+        script: &Script,
+        step: impl Future<Output = Result<T, store::Error>>,
+    ) -> Result<T, store::Error> {
+        if !script.writes {
+            return step.await;
+        }
+        let begun = Instant::now();
+        let answer = step.await;
+        let (took, stored) = (begun.elapsed(), answer.is_ok());
+        self.options.observer.observe(&Event::Commit { commands: 1, took, stored });
+        answer
     }
 
     /// Runs a script on every shard at once; what each answered.
@@ -156,7 +178,8 @@ impl Store {
     ) -> Vec<Result<(Shard, Reply), store::Error>> {
         let now = self.script_time();
         let ask = |shard| async move {
-            run(&self.link, lane, (script, self.shards.prefix(shard), now), args).await.map(|reply| (shard, reply))
+            let step = run(&self.link, lane, (script, self.shards.prefix(shard), now), args);
+            self.observed(script, step).await.map(|reply| (shard, reply))
         };
         futures::future::join_all(self.shards.all().map(ask)).await
     }

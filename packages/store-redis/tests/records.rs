@@ -5,12 +5,14 @@
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use support::{Plain, append, running, store};
 use torpor_core::envelope::Spec;
 use torpor_core::gate::{Action, Decide, Decision, GateStore as _};
 use torpor_core::log::SessionLog as _;
+use torpor_core::observe::{Event, Observer};
 use torpor_core::outcome::{FailReason, Outcome, Status};
 use torpor_core::queue::{NewRun, WorkQueue};
 use torpor_core::run::{Filter, RunStore as _};
@@ -130,4 +132,28 @@ async fn a_sweep_leaves_nothing_of_a_record_but_its_log() {
         assert!(kept, "{key} is left");
         assert!(!runs.iter().any(|run| key.contains(run.as_str())), "{key} is left");
     }
+}
+
+/// Counts commits.
+#[derive(Default)]
+struct Commits(AtomicU64);
+
+impl Observer for Commits {
+    fn observe(&self, event: &Event<'_>) {
+        if let Event::Commit { commands: 1, stored: true, .. } = event {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+#[tokio::test]
+async fn steps_that_may_change_something_are_counted_and_reads_are_not() {
+    let Some(server) = Server::start() else { return };
+    let commits = Arc::new(Commits::default());
+    let store = store(&server, Options { observer: commits.clone(), ..Options::default() }).await;
+    let lease = running(&store, "s").await;
+    append(&store, &lease, 0, vec![note(&lease)]).await;
+    store.open(lease.session()).await.unwrap();
+    store.get(&lease.record.run_id).await.unwrap();
+    assert_eq!(commits.0.load(Ordering::SeqCst), 2);
 }
