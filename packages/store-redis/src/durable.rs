@@ -209,7 +209,7 @@ impl Worker {
         if means.replicas > 0 {
             pipeline.cmd("WAIT").arg(means.replicas).arg(patience);
         }
-        let mut answers = conn.send_all(&pipeline).await?;
+        let mut answers = conn.send_all(&self.prefix, pipeline).await?;
         let mut waits = answers.split_off(scripts.min(answers.len())).into_iter();
         let mut safe = Ok(());
         if means.disk {
@@ -226,11 +226,10 @@ impl Worker {
     async fn connect(&self) -> Result<(Conn, Means), RedisError> {
         let mut conn = self.link.connect(None).await?;
         let mut asked = Pipeline::new();
-        asked.cmd("EXISTS").arg(format!("{}meta", self.prefix)); // says which node of a cluster is meant
         asked.cmd("COMMAND").arg("INFO").arg("WAITAOF");
         asked.cmd("INFO").arg("persistence");
         asked.cmd("CONFIG").arg("GET").arg("appendfsync");
-        let mut answers = conn.send_all(&asked).await?.into_iter().skip(1);
+        let mut answers = conn.send_all(&self.prefix, asked).await?.into_iter();
         let mut next = || answers.next().unwrap_or(Value::Nil);
         let known = matches!(next(), Value::Array(about) if about.iter().any(|one| matches!(one, Value::Array(_))));
         let has_file = text(&next()).contains("aof_enabled:1");

@@ -11,6 +11,7 @@ use std::time::Duration;
 use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::{Route, SingleNodeRoutingInfo, SlotAddr};
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, Pipeline, RedisError, TlsMode, Value,
@@ -105,12 +106,15 @@ impl Conn {
         }
     }
 
-    /// Sends several commands in one piece, in a cluster all to the node of the first one that names a key. An error of the
-    /// server is the answer of its command.
-    pub(crate) async fn send_all(&mut self, commands: &Pipeline) -> Result<Vec<Value>, RedisError> {
+    /// Sends several commands in one piece to the node that has this key. An error of the server is the answer of its command.
+    pub(crate) async fn send_all(&mut self, key: &str, commands: Pipeline) -> Result<Vec<Value>, RedisError> {
+        let count = commands.len();
         match self {
-            Self::Single(conn) => conn.req_packed_commands(commands, 0, commands.len()).await,
-            Self::Cluster(conn) => conn.req_packed_commands(commands, 0, commands.len()).await,
+            Self::Single(conn) => conn.req_packed_commands(&commands, 0, count).await,
+            Self::Cluster(conn) => {
+                let node = SingleNodeRoutingInfo::SpecificNode(Route::with_key(key, SlotAddr::Master));
+                conn.route_pipeline(commands, 0, count, node).await
+            }
         }
     }
 }

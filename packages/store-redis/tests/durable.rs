@@ -96,7 +96,8 @@ async fn an_intent_waits_for_replicas_and_is_refused_without_them() {
     let (position, _) = insist(&store, append).await;
     assert_eq!(position, Position(1), "stored once, and now it is there too");
     let mut of_replica = Plain::to(first.as_ref().unwrap()).await;
-    let there: u64 = of_replica.ask(&["XLEN", "torpor:{0}:log:1"]).await;
+    let log = of_replica.log_of("s").await;
+    let there: u64 = of_replica.ask(&["XLEN", &log]).await;
     assert_eq!(there, 1);
     drop(first);
     let refused = store.append(write(&lease, 1, vec![intent(&lease)])).await.unwrap_err();

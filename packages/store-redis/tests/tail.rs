@@ -107,7 +107,7 @@ async fn what_somebody_does_to_a_log_by_hand_is_seen_or_does_no_harm() {
     let store = store(&server, Options::default()).await;
     let mut plain = Plain::to(&server).await;
     let lease = running(&store, "s").await;
-    let log = "torpor:{0}:log:1";
+    let log = &*plain.log_of("s").await;
     append(&store, &lease, 0, vec![note(&lease); 3]).await;
     let _: String = plain.ask(&["XADD", log, "3-1", "any", "thing"]).await;
     append(&store, &lease, 3, vec![note(&lease)]).await;

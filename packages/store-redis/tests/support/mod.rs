@@ -10,7 +10,7 @@ use torpor_core::log::{Append, AppendError, SessionLog as _};
 use torpor_core::queue::{Lease, WorkQueue as _};
 use torpor_store_redis::{Address, Options, Store};
 use torpor_testkit::redis::Server;
-use torpor_testkit::sample::{claimed, first_claimed, write};
+use torpor_testkit::sample::{claimed, first_claimed, key, write};
 
 /// A store on this server.
 pub(crate) async fn store(server: &Server, options: Options) -> Store {
@@ -64,6 +64,12 @@ impl Plain {
             cmd.arg(*word);
         });
         cmd.query_async(&mut self.0).await.unwrap()
+    }
+
+    /// The key of the stream of a session of the tenant `acme`, in a store of one shard.
+    pub(crate) async fn log_of(&mut self, session: &str) -> String {
+        let life: String = self.ask(&["HGET", &format!("torpor:{{0}}:s:{}", key(session).digest()), "life"]).await;
+        format!("torpor:{{0}}:log:{life}")
     }
 
     /// How often the server has run a command since it was last told to forget.
