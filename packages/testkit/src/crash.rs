@@ -18,7 +18,8 @@ use torpor_core::log::{Append, AppendError, Opened, SessionLog};
 use torpor_core::message::Assistant;
 use torpor_core::model::{self, Delta, ModelClient, Prepared, Request};
 use torpor_core::sandbox::{self, Call, Ended, Forgotten, Identity, Open, Sandbox, SandboxTransport};
-use torpor_core::store;
+use torpor_core::schedule::{Begin, Begun, Fire, FireId, Report, ScheduleStore, State};
+use torpor_core::{Timestamp, store};
 
 /// Counts steps and dies at a chosen one.
 #[derive(Debug)]
@@ -92,7 +93,7 @@ impl Fuse {
     }
 
     /// A call with a step before it (nothing has happened yet) and one after it (it happened, nobody knows).
-    async fn around<T>(&self, call: impl Future<Output = T>) -> T {
+    pub async fn around<T>(&self, call: impl Future<Output = T>) -> T {
         self.step().await;
         let done = call.await;
         self.step().await;
@@ -165,6 +166,45 @@ impl SandboxTransport for Fused<dyn SandboxTransport> {
 
     async fn probe(&self) -> Result<String, sandbox::Error> {
         self.inner.probe().await
+    }
+}
+
+#[async_trait]
+impl ScheduleStore for Fused<dyn ScheduleStore> {
+    async fn states(&self) -> Result<Vec<State>, store::Error> {
+        self.fuse.around(self.inner.states()).await
+    }
+
+    async fn state(&self, name: &str) -> Result<Option<State>, store::Error> {
+        self.fuse.around(self.inner.state(name)).await
+    }
+
+    async fn watch(&self, name: &str, plan: &str, at: Timestamp) -> Result<State, store::Error> {
+        self.fuse.around(self.inner.watch(name, plan, at)).await
+    }
+
+    async fn begin(&self, name: &str, begin: &Begin) -> Result<Begun, store::Error> {
+        self.fuse.around(self.inner.begin(name, begin)).await
+    }
+
+    async fn finish(&self, name: &str, fire: &FireId, report: &Report) -> Result<bool, store::Error> {
+        self.fuse.around(self.inner.finish(name, fire, report)).await
+    }
+
+    async fn pass(&self, name: &str, upto: Timestamp) -> Result<(), store::Error> {
+        self.fuse.around(self.inner.pass(name, upto)).await
+    }
+
+    async fn pause(&self, name: &str, at: Timestamp) -> Result<Option<State>, store::Error> {
+        self.fuse.around(self.inner.pause(name, at)).await
+    }
+
+    async fn resume(&self, name: &str, at: Timestamp) -> Result<Option<State>, store::Error> {
+        self.fuse.around(self.inner.resume(name, at)).await
+    }
+
+    async fn take_over(&self, name: &str, by: &str) -> Result<Vec<Fire>, store::Error> {
+        self.fuse.around(self.inner.take_over(name, by)).await
     }
 }
 
