@@ -1,6 +1,6 @@
 //! Appending: what a batch of entries means for its session and its run, worked out before it is sent.
 //!
-//! Owns: the arguments of `lua/append.lua`. Must not know: what becomes of the run (`lib/queue.lua`) and of gates (`lib/gates.lua`).
+//! Owns: the arguments of `lua/lib/append.lua`. Must not know: what becomes of the run (`lib/queue.lua`) and of gates (`lib/gates.lua`).
 //!
 //! The script checks what depends on the session; what is wrong with a batch in itself goes with it as text, so that a writer who
 //! was overtaken hears that first.
@@ -20,11 +20,11 @@ pub(crate) const MAX_APPEND_BYTES: usize = 256 * 1024 * 1024;
 pub(crate) const MAX_APPEND_ENTRIES: usize = 10_000;
 
 /// For entries that leave their run where it is, which most do: a script costs what it carries.
-static APPEND: Script = script!("append", ["log"]);
+static APPEND: Script = script!("append", ["log", "append"]);
 
 /// For those that end or park it.
 static APPEND_LAST: Script =
-    script!("append", ["log", "stream", "queue", "dead", "gates", "hooks", "settle", "verdict"]);
+    script!("append_last", ["log", "stream", "queue", "dead", "gates", "hooks", "settle", "verdict", "append"]);
 
 /// An append with its bodies in their stored form.
 #[derive(Debug)]
