@@ -7,6 +7,7 @@ pub mod dice;
 pub mod exposition;
 pub mod fakes;
 pub mod fault_proxy;
+pub mod forks;
 pub mod history;
 pub mod model_server;
 pub mod receiver;
