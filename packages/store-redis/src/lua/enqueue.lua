@@ -89,12 +89,8 @@ end
 if idem ~= '' then
   call('SET', P .. 'idem:' .. idem, R)
 end
-local member = hex16(row) .. ':' .. R
-call('ZADD', P .. 'runs', 0, member)
-call('ZADD', P .. 'runs:open', 0, member)
-call('ZADD', P .. 'runs:t:' .. redis.sha1hex(tenant), 0, member)
-call('SADD', P .. 'runs:l:' .. life, R)
-call('HINCRBY', meta, 'queued', 1)
+list_run(R, row, tenant, life)
+join(R, row)
 
 -- Its place.
 if claimed then

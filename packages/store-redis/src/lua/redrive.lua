@@ -1,9 +1,9 @@
 -- Drives a dead letter again. ARGV: run, tenant or '', id of a new run, traceparent, tracestate, most runs. Answers nothing where there is
 -- no such run; else what became of it, in one word. `queued` and `before`: and the run that does its work, tenant, session.
 local R, tenant, new, traceparent, tracestate, most = unpack(ARGV, 2, 7)
-local run, meta = run_key(R), P .. 'meta'
-local of, id, D, life, ended, at, redriven, row, spec, wishes, webhook = unpack(call('HMGET', run, 'tenant', 'session', 'd', 'life',
-  'ended', 'at', 'redriven', 'row', 'spec', 'wishes', 'webhook'))
+local run = run_key(R)
+local of, id, D, life, ended, at, redriven, row, spec, wishes, webhook, files = unpack(call('HMGET', run, 'tenant', 'session', 'd', 'life',
+  'ended', 'at', 'redriven', 'row', 'spec', 'wishes', 'webhook', 'files'))
 if not of or (tenant ~= '' and of ~= tenant) then
   return {}
 end
@@ -13,7 +13,7 @@ end
 if not D then
   return {'no work'}
 end
-if numeric(meta, 'queued') >= tonumber(most) then
+if numeric(P .. 'meta', 'queued') >= tonumber(most) then
   return {'full'}
 end
 if at and call('EXISTS', run_key(new)) == 1 then
@@ -28,15 +28,12 @@ if at then
   call('ZADD', P .. 'runs:ended', ended, R)
   call('HSET', run_key(new), 'row', row, 'tenant', of, 'session', id, 'd', D, 'life', life, 'status', 'queued', 'attempts', '0',
     'version', '1', 'created', num(now), 'spec', spec, 'redrive_of', R)
-  for name, value in pairs({wishes = wishes or '', webhook = webhook or '', tp = traceparent, ts = tracestate}) do
+  for name, value in pairs({wishes = wishes or '', webhook = webhook or '', files = files or '', tp = traceparent, ts = tracestate}) do
     if value ~= '' then
       call('HSET', run_key(new), name, value)
     end
   end
-  local member = hex16(tonumber(row)) .. ':' .. new
-  call('ZADD', P .. 'runs', 0, member)
-  call('ZADD', P .. 'runs:t:' .. redis.sha1hex(of), 0, member)
-  call('SADD', P .. 'runs:l:' .. life, new)
+  list_run(new, row, of, life)
   call('HSET', session, 'latest', new)
 else
   call('HSET', run, 'status', 'queued', 'attempts', '0')
@@ -44,8 +41,7 @@ else
 end
 call('HSET', run, 'redriven', again)
 call('HSET', run_key(again), 'pri', '0', 'due', '0', 'urgent', '0')
-call('ZADD', P .. 'runs:open', 0, hex16(tonumber(row)) .. ':' .. again)
-call('HINCRBY', meta, 'queued', 1)
+join(again, row)
 call('HSET', session, 'updated', num(now))
 if call('HEXISTS', session, 'front') == 1 then
   make_blocked(again, life, row, '0')

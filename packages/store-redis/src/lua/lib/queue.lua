@@ -155,6 +155,20 @@ local function tell_owner(R)
   end
 end
 
+-- A run joins the queue: it is listed among those that have not ended, and counted.
+local function join(R, row)
+  call('ZADD', P .. 'runs:open', 0, hex16(tonumber(row)) .. ':' .. R)
+  call('HINCRBY', P .. 'meta', 'queued', 1)
+end
+
+-- The record of a new run is found in the lists of all, of its tenant and of its session.
+local function list_run(R, row, tenant, life)
+  local member = hex16(tonumber(row)) .. ':' .. R
+  call('ZADD', P .. 'runs', 0, member)
+  call('ZADD', P .. 'runs:t:' .. redis.sha1hex(tenant), 0, member)
+  call('SADD', P .. 'runs:l:' .. life, R)
+end
+
 -- A run leaves the queue for good.
 local function quit(R)
   local run = run_key(R)
