@@ -21,6 +21,7 @@ mod settings;
 mod state;
 mod tool_step;
 mod watch;
+mod went_back;
 mod writer;
 
 pub use check::{Refused, check};

@@ -333,7 +333,10 @@ impl Leaf<'_> {
         match opened {
             Ok(hands) => {
                 self.sandbox = Some(hands.clone());
-                Ok(Hands::Attached(hands))
+                match self.went_back(&*hands).await? {
+                    Some(outcome) => Ok(Hands::Cannot(outcome)),
+                    None => Ok(Hands::Attached(hands)),
+                }
             }
             Err(sandbox::Error::Fenced { mine, current }) => {
                 Err(Stopped::Fenced(format!("the hands refused epoch {mine}; current is {current}")))
@@ -347,7 +350,7 @@ impl Leaf<'_> {
 /// What came of asking for hands.
 enum Hands {
     Attached(Arc<dyn sandbox::Sandbox>),
-    /// There are none; how the run ends without them.
+    /// There are none, or none that this log may use; how the run ends without them.
     Cannot(Outcome),
     /// They are taken; later they may not be.
     Busy(String),

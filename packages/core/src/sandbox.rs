@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::id::{CallId, Epoch, RunId, SessionKey};
+use crate::envelope::canonical_hash;
+use crate::id::{CallId, Epoch, Position, RunId, SessionKey};
 use crate::message::ToolResult;
 use crate::trace;
 
@@ -47,6 +48,31 @@ pub struct Call {
     /// The span that this call is. A command finds it in its environment as `TRACEPARENT`. An attached call keeps the
     /// one that it was started with.
     pub trace: Option<trace::Context>,
+}
+
+/// The last call of a session that hands know of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastCall {
+    /// Where its intent stands.
+    pub position: Position,
+    /// The [`digest`] of what was asked for; `None` for a call that was only ever cancelled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+}
+
+impl LastCall {
+    /// Whether an intent at its position, for this tool with these arguments, is the one that led to it.
+    #[must_use]
+    pub fn is(&self, tool: &str, input: &Value) -> bool {
+        self.digest.as_ref().is_none_or(|d| *d == digest(tool, input))
+    }
+}
+
+/// Stands for a tool and its arguments: the same for the same call, however its JSON is written.
+#[must_use]
+pub fn digest(tool: &str, input: &Value) -> String {
+    canonical_hash(&json!([tool, input]))
 }
 
 /// How a call ended.
@@ -139,6 +165,11 @@ pub trait SandboxTransport: Send + Sync + 'static {
 pub trait Sandbox: Send + Sync {
     /// Which hands these are.
     fn identity(&self) -> &Identity;
+
+    /// The last call of the session that the hands knew of when they were opened. Its intent was stored before they
+    /// heard of it: a log that does not hold it is older than what was done for it, and whoever goes on with such a log
+    /// may do things twice.
+    fn last_call(&self) -> Option<&LastCall>;
 
     /// Starts the call or attaches to it, and waits for its end.
     async fn call(&self, call: Call) -> Result<Ended, Error>;

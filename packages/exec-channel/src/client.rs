@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
-use torpor_core::sandbox::{self, Forgotten, Identity};
+use torpor_core::sandbox::{self, Forgotten, Identity, LastCall};
 use torpor_core::{CallId, Epoch};
 
 use crate::connection::{Connection, Replies};
@@ -140,7 +140,8 @@ impl Client {
         let (connection, opened): (_, Opened) = self.ask(Kind::Open, &open, Kind::Opened, epoch).await?;
         let incarnation = connection.hands().incarnation.clone();
         let identity = Identity { name: self.options.name.clone(), incarnation };
-        Ok(Session { client: self.clone(), open: Arc::new(open), identity, workdir: opened.workdir })
+        let Opened { workdir, last } = opened;
+        Ok(Session { client: self.clone(), open: Arc::new(open), identity, workdir, last })
     }
 
     /// Has the hands forget a session: see [`SandboxTransport::forget`](torpor_core::sandbox::SandboxTransport::forget).
@@ -275,6 +276,7 @@ pub struct Session {
     open: Arc<Open>,
     identity: Identity,
     workdir: String,
+    last: Option<LastCall>,
 }
 
 impl Session {
@@ -294,6 +296,12 @@ impl Session {
     #[must_use]
     pub fn workdir(&self) -> &str {
         &self.workdir
+    }
+
+    /// The last call that the hands knew of when the session was opened.
+    #[must_use]
+    pub fn last_call(&self) -> Option<&LastCall> {
+        self.last.as_ref()
     }
 
     /// Starts a call or attaches to it and waits for its end; only the result travels. Hands that do not know the

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use torpor_core::message::ToolResult;
+use torpor_core::sandbox::LastCall;
 use torpor_core::{CallId, Epoch, RunId, trace};
 
 use crate::frame::{Frame, Kind};
@@ -75,6 +76,9 @@ pub struct Workspace {
 pub struct Opened {
     /// Working directory as commands see it.
     pub workdir: String,
+    /// The last of the session's calls that the hands know of, by position.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<LastCall>,
 }
 
 /// Starts a call or attaches to it.

@@ -5,7 +5,7 @@
 use async_trait::async_trait;
 use torpor_core::CallId;
 use torpor_core::message::ToolResult;
-use torpor_core::sandbox::{self, Identity, Sandbox};
+use torpor_core::sandbox::{self, Identity, LastCall, Sandbox};
 
 use crate::client::{Error, Session};
 use crate::message::{Code, Exit};
@@ -29,6 +29,10 @@ impl From<Error> for sandbox::Error {
 impl Sandbox for Session {
     fn identity(&self) -> &Identity {
         Self::identity(self)
+    }
+
+    fn last_call(&self) -> Option<&LastCall> {
+        Self::last_call(self)
     }
 
     async fn call(&self, call: sandbox::Call) -> Result<sandbox::Ended, sandbox::Error> {

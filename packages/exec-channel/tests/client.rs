@@ -53,7 +53,7 @@ impl Peer {
     async fn answer_open(&mut self) {
         let open = self.next().await;
         assert_eq!(open.kind, Kind::Open);
-        self.send(to_frame(Kind::Opened, open.stream, &Opened { workdir: "/w".into() })).await;
+        self.send(to_frame(Kind::Opened, open.stream, &Opened { workdir: "/w".into(), last: None })).await;
     }
 }
 

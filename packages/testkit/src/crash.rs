@@ -17,7 +17,7 @@ use torpor_core::id::{CallId, Epoch, Position, SessionKey};
 use torpor_core::log::{Append, AppendError, Opened, SessionLog};
 use torpor_core::message::Assistant;
 use torpor_core::model::{self, Delta, ModelClient, Prepared, Request};
-use torpor_core::sandbox::{self, Call, Ended, Forgotten, Identity, Open, Sandbox, SandboxTransport};
+use torpor_core::sandbox::{self, Call, Ended, Forgotten, Identity, LastCall, Open, Sandbox, SandboxTransport};
 use torpor_core::schedule::{Begin, Begun, Fire, FireId, Report, ScheduleStore, State};
 use torpor_core::{Timestamp, store};
 
@@ -217,6 +217,10 @@ struct FusedHands {
 impl Sandbox for FusedHands {
     fn identity(&self) -> &Identity {
         self.inner.identity()
+    }
+
+    fn last_call(&self) -> Option<&LastCall> {
+        self.inner.last_call()
     }
 
     async fn call(&self, call: Call) -> Result<Ended, sandbox::Error> {

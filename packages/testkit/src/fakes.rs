@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use torpor_core::id::{CallId, Epoch, SessionKey};
 use torpor_core::message::{Assistant, Block, Content, StopReason, ToolResult, Usage};
 use torpor_core::model::{self, Delta, Message, ModelClient, Prepared, Request};
-use torpor_core::sandbox::{self, Call, Ended, Forgotten, Identity, Open, Sandbox, SandboxTransport};
+use torpor_core::sandbox::{self, Call, Ended, Forgotten, Identity, LastCall, Open, Sandbox, SandboxTransport};
 
 mod keys;
 
@@ -157,12 +157,25 @@ pub struct FakeHands {
 struct State {
     incarnation: u64,
     fences: HashMap<String, Epoch>,
-    /// Calls that were started, with their results once they have one.
-    calls: HashMap<CallId, Option<ToolResult>>,
+    /// Calls that were started.
+    calls: HashMap<CallId, Known>,
     ran: Vec<(String, Value)>,
     cancelled: Vec<CallId>,
     absent: Option<String>,
     busy: bool,
+}
+
+/// A call that was started.
+struct Known {
+    digest: String,
+    result: Option<ToolResult>,
+}
+
+impl State {
+    fn last_call(&self, session: &str) -> Option<LastCall> {
+        let known = self.calls.iter().filter(|(id, _)| id.session == session).max_by_key(|(id, _)| id.position)?;
+        Some(LastCall { position: known.0.position, digest: Some(known.1.digest.clone()) })
+    }
 }
 
 impl FakeHands {
@@ -230,8 +243,9 @@ impl SandboxTransport for FakeSandbox {
             return Err(sandbox::Error::Fenced { mine: open.epoch, current: *fence });
         }
         *fence = open.epoch;
+        let last = s.last_call(&open.session.digest());
         drop(s);
-        Ok(Arc::new(Attached { identity: self.0.identity(), hands: self.0.clone(), epoch: open.epoch }))
+        Ok(Arc::new(Attached { identity: self.0.identity(), hands: self.0.clone(), epoch: open.epoch, last }))
     }
 
     async fn forget(&self, session: &SessionKey, epoch: Epoch) -> Result<Forgotten, sandbox::Error> {
@@ -262,12 +276,17 @@ struct Attached {
     identity: Identity,
     hands: Arc<FakeHands>,
     epoch: Epoch,
+    last: Option<LastCall>,
 }
 
 #[async_trait]
 impl Sandbox for Attached {
     fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    fn last_call(&self) -> Option<&LastCall> {
+        self.last.as_ref()
     }
 
     /// `bash` with the command `hang` ends only by cancel or loss; `fail` is an error; the path `picture.png` is a
@@ -288,7 +307,7 @@ impl Sandbox for Attached {
         let mut s = lock(&self.hands.state);
         s.cancelled.push(id.clone());
         if let Some(call) = s.calls.get_mut(id) {
-            call.get_or_insert_with(|| ToolResult::error("Command aborted"));
+            call.result.get_or_insert_with(|| ToolResult::error("Command aborted"));
         }
         drop(s);
         self.hands.changed.notify_waiters();
@@ -310,7 +329,7 @@ impl Attached {
             return Err(sandbox::Error::Fenced { mine: self.epoch, current: fence });
         }
         if let Some(known) = s.calls.get(&call.id) {
-            return Ok(known.clone().map(Ended::Finished));
+            return Ok(known.result.clone().map(Ended::Finished));
         }
         if s.incarnation.to_string() != call.incarnation {
             return Ok(Some(Ended::Lost("other hands".into())));
@@ -322,7 +341,8 @@ impl Attached {
             _ if call.input["path"] == "picture.png" => Some(picture()),
             _ => Some(ToolResult::text(format!("{} {}", call.tool, call.input))),
         };
-        s.calls.insert(call.id.clone(), result.clone());
+        let known = Known { digest: sandbox::digest(&call.tool, &call.input), result: result.clone() };
+        s.calls.insert(call.id.clone(), known);
         Ok(result.map(Ended::Finished))
     }
 }

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
-use torpor_core::Epoch;
-use torpor_core::envelope::canonical_hash;
+use torpor_core::sandbox::{self, LastCall};
+use torpor_core::{Epoch, Position};
 use torpor_exec_channel::message::{Call as Request, Code, Ended, Exit, Extent, Opened, Refused, State, Workspace};
 
 use super::bash::Input;
@@ -137,7 +137,11 @@ impl Session {
         }
         let setup = self.setup(&inner)?;
         make_folders(&setup).map_err(failed("make the session's folders"))?;
-        Ok(Opened { workdir: setup.inside().workspace.display().to_string() })
+        let last = inner.past.iter().max_by_key(|(position, _)| **position).map(|(position, known)| LastCall {
+            position: Position(*position),
+            digest: known.digest().map(str::to_owned),
+        });
+        Ok(Opened { workdir: setup.inside().workspace.display().to_string(), last })
     }
 
     /// Attaches to the call, or starts it if it is to be started here and was not. Must be driven to its end: a caller
@@ -146,7 +150,7 @@ impl Session {
         let mut inner = self.lock().await;
         self.raise(&mut inner, request.epoch).await?;
         let position = request.id.position.0;
-        let digest = canonical_hash(&serde_json::json!([request.tool, request.input]));
+        let digest = sandbox::digest(&request.tool, &request.input);
         let before = inner.live.get(&position).map(|c| c.digest());
         if let Some(before) = before.or_else(|| inner.past.get(&position).and_then(Known::digest))
             && before != digest

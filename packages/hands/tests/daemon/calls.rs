@@ -24,6 +24,25 @@ async fn commands_and_tools_share_a_workspace() {
 }
 
 #[tokio::test]
+async fn whoever_opens_a_session_hears_of_its_last_call() {
+    let mut daemon = Daemon::start();
+    let session = daemon.open(1).await;
+    assert_eq!(session.last_call(), None);
+    ok(&session, 4, "echo x > a").await;
+    ok(&session, 2, "true").await;
+    call(&session, 9, "read", json!({ "path": "a" })).await; // reading changes nothing, and is not remembered
+    let last = |session: &Session| session.last_call().cloned().unwrap();
+    let again = last(&daemon.open(1).await);
+    assert_eq!(again.position.0, 4);
+    assert!(again.is("bash", &json!({ "command": "echo x > a" })) && !again.is("bash", &json!({ "command": "true" })));
+    session.cancel(id(&session, 5)).await.unwrap();
+    daemon.restart();
+    let cancelled = last(&daemon.open(2).await);
+    assert_eq!(cancelled.position.0, 5);
+    assert!(cancelled.is("bash", &json!({ "command": "whatever it was" })));
+}
+
+#[tokio::test]
 async fn the_largest_picture_travels() {
     let daemon = Daemon::start();
     let session = daemon.open(1).await;
