@@ -22,7 +22,7 @@ use crate::config::{Config, Redis};
 
 /// How long a process that stays waits at its start for a store that is away, and how often it tries: both may be started
 /// at the same time.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(20);
 const TRY_EVERY: Duration = Duration::from_secs(1);
 
 /// What the process is for.
@@ -130,8 +130,11 @@ async fn connect(
         shards: redis.shards,
         lease: config.worker.lease,
         result_ttl: config.result_ttl,
+        dead_letter_ttl: config.dead_letter_ttl,
+        max_dead_letters: config.max_dead_letters,
         max_queued: config.max_queued,
         durability: redis.durability,
+        tls: redis.tls.clone(),
         observer,
         ..torpor_store_redis::Options::default()
     };
@@ -139,9 +142,9 @@ async fn connect(
     let patience = if role == Role::Command { Duration::ZERO } else { PATIENCE };
     loop {
         match torpor_store_redis::Store::connect(address, options.clone()).await {
-            Ok(_) => {
-                let missing = "this build's store on Redis is not complete yet; unset REDIS_URL";
-                return Err(Error::Other(anyhow::anyhow!("{missing}")));
+            Ok(store) => {
+                let (id, relay) = (store.id().to_owned(), store.relay());
+                return Ok(Stores { relay: Some(relay), ..Stores::of(store, id) });
             }
             Err(e) => {
                 let left = patience.saturating_sub(clock.now().since(begun));

@@ -229,6 +229,10 @@ impl Worker {
                 let waiting = lease.record.trace.as_ref().map(trace::Context::child);
                 observer.observe(&claimed(&lease, waiting.as_ref()));
                 let span = span(&lease);
+                span.in_scope(|| match took_over(&lease) {
+                    true => tracing::info!(attempt = lease.attempt, "took a run over"),
+                    false => tracing::debug!(attempt = lease.attempt, "took a run"),
+                });
                 worker.run_one(lease, stop).instrument(span).await;
                 drop(slot);
             }),
@@ -304,11 +308,11 @@ fn traced(mut lease: Lease) -> Lease {
     lease
 }
 
-/// The claim as an event. A leaf that finds entries of its run in the log takes over from another; before the first of
-/// them, and the first attempt, nobody had heard of the run since it was accepted.
+/// The claim as an event. Before the first entry of its run, and the first attempt, nobody had heard of the run since it was
+/// accepted.
 fn claimed<'a>(lease: &'a Lease, waiting: Option<&'a trace::Context>) -> Event<'a> {
     let record = &lease.record;
-    let took_over = record.log_from.is_some_and(|from| lease.head.position >= from);
+    let took_over = took_over(lease);
     let first = !took_over && lease.attempt == 1;
     let waited = record.started_at.filter(|_| first).zip(waiting).map(|(started, context)| {
         let took = started.since(record.created_at);
@@ -316,6 +320,11 @@ fn claimed<'a>(lease: &'a Lease, waiting: Option<&'a trace::Context>) -> Event<'
     });
     let work = Work { run: &record.run_id, session: &record.session };
     Event::Claimed { work, waited, took_over }
+}
+
+/// A leaf that finds entries of its run in the log takes over from another.
+fn took_over(lease: &Lease) -> bool {
+    lease.record.log_from.is_some_and(|from| lease.head.position >= from)
 }
 
 /// Names the run in every line that is logged on its way.

@@ -1,6 +1,8 @@
 //! Which store there is: the settings of the shared one, and what only makes sense with it.
 
-use torpor_store_redis::{Address, Durability};
+use std::path::Path;
+
+use torpor_store_redis::{Address, Durability, Tls};
 use torpor_worker::Claims;
 
 use super::Reader;
@@ -15,6 +17,7 @@ pub(crate) struct Redis {
     pub(crate) prefix: String,
     pub(crate) shards: u16,
     pub(crate) durability: Durability,
+    pub(crate) tls: Tls,
 }
 
 /// The shared store, if there is one.
@@ -35,6 +38,7 @@ pub(super) fn read_redis(r: &mut Reader<'_>) -> Option<Redis> {
                 _ => None,
             }
         });
+    let tls = read_tls(r);
     let url = r.text("REDIS_URL").filter(|text| !text.is_empty())?;
     match Address::parse(url) {
         Ok(address) => Some(Redis {
@@ -42,12 +46,43 @@ pub(super) fn read_redis(r: &mut Reader<'_>) -> Option<Redis> {
             prefix: prefix.unwrap_or_default(),
             shards,
             durability: durability.unwrap_or(Durability::Off),
+            tls,
         }),
         Err(e) => {
             r.problem("REDIS_URL", e);
             None
         }
     }
+}
+
+/// Who vouches for the server, and what this process shows to it.
+fn read_tls(r: &mut Reader<'_>) -> Tls {
+    const CERTIFICATE: &str = "TORPOR_REDIS_CERT_FILE";
+    let authorities = read_file(r, "TORPOR_REDIS_CA_FILE");
+    let (certificate, key) = (read_file(r, CERTIFICATE), read_file(r, "TORPOR_REDIS_KEY_FILE"));
+    let mut tls = Tls::default();
+    if let Some(authorities) = authorities {
+        match tls.clone().trusting(authorities) {
+            Ok(trusting) => tls = trusting,
+            Err(e) => r.problem("TORPOR_REDIS_CA_FILE", e),
+        }
+    }
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => match tls.clone().showing(certificate, key) {
+            Ok(showing) => tls = showing,
+            Err(e) => r.problem(CERTIFICATE, e),
+        },
+        (None, None) => {}
+        // A file that cannot be read was named before.
+        _ if r.text(CERTIFICATE).is_some() && r.text("TORPOR_REDIS_KEY_FILE").is_some() => {}
+        _ => r.problem(CERTIFICATE, "a certificate and its key (TORPOR_REDIS_KEY_FILE) go together"),
+    }
+    tls
+}
+
+fn read_file(r: &mut Reader<'_>, name: &str) -> Option<Vec<u8>> {
+    let path = r.text(name).filter(|text| !text.is_empty())?.to_owned();
+    std::fs::read(Path::new(&path)).map_err(|e| r.problem(name, format_args!("{path}: {e}"))).ok()
 }
 
 /// What `torpor serve` claims.

@@ -80,6 +80,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "off",
         "What an intent in Redis waits for: off, synced (the server's disk), or synced:N (N replicas as well)",
     ),
+    Setting::unset(
+        "TORPOR_REDIS_CA_FILE",
+        "Authorities (PEM) that vouch for a rediss:// server [default: the system's]",
+    ),
+    Setting::unset("TORPOR_REDIS_CERT_FILE", "Certificate (PEM) for a Redis that asks its clients for one"),
+    Setting::unset("TORPOR_REDIS_KEY_FILE", "The certificate's key (PEM)"),
     Setting::unset("TORPOR_DATA_DIR", "Embedded store, workspaces, journals [default: the user's state folder]"),
     Setting::new("TORPOR_MODEL", "anthropic/claude-opus-4-8", "`provider/model`, or `scripted:<file>`"),
     Setting::secret("ANTHROPIC_API_KEY", "Key for the Anthropic API"),

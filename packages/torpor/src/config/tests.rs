@@ -111,6 +111,16 @@ fn what_is_wrong_is_named_with_its_source() {
             "TORPOR_REDIS_DURABILITY (environment): expected off, synced, or synced:N for N replicas, at most 16, got \"always\"",
         ),
         (
+            ("TORPOR_REDIS_CA_FILE", "/nowhere/ca.pem"),
+            None,
+            "TORPOR_REDIS_CA_FILE (environment): /nowhere/ca.pem: No such file or directory (os error 2)",
+        ),
+        (
+            ("TORPOR_REDIS_CERT_FILE", "/dev/null"),
+            None,
+            "TORPOR_REDIS_CERT_FILE (environment): a certificate and its key (TORPOR_REDIS_KEY_FILE) go together",
+        ),
+        (
             ("TORPOR_SERVE_WORKER", "sync"),
             None,
             "TORPOR_SERVE_WORKER (environment): sync leaves work to `torpor worker`, which cannot share the embedded store; \

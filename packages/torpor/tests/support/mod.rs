@@ -21,6 +21,7 @@ use torpor_testkit::model_server::{ModelServer, script};
 
 pub mod follow;
 pub mod probe;
+pub mod shared;
 pub mod terminal;
 pub mod work;
 
