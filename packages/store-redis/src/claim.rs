@@ -163,7 +163,8 @@ impl Store {
         let mut aside = reply.list()?;
         seen.aside = aside.len() + unreadable.len();
         while aside.len() > 0 {
-            tracing::error!(reason = aside.lossy()?, "set a run aside");
+            let reason = aside.lossy()?; // not within the macro, which reads nothing where nobody listens
+            tracing::error!(reason, "set a run aside");
         }
         if !unreadable.is_empty() {
             self.set_aside(shard, unreadable).await;
@@ -177,7 +178,8 @@ impl Store {
         let mut args = Args::new();
         for (run, epoch, why) in runs {
             let why: String = why.chars().take(MAX_REASON_CHARS).collect();
-            let reason = format!("its stored form cannot be read by this build: {why}");
+            let named = if why.contains(&run) { String::new() } else { format!("run {run}: ") };
+            let reason = format!("its stored form cannot be read by this build: {named}{why}");
             tracing::error!(run, reason, "set a run aside as a dead letter");
             args = args.text(run).number(epoch).text(reason);
         }

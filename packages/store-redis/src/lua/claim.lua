@@ -13,12 +13,10 @@ local MAX_BYTES = 4194304
 -- Consumers that hold nothing are forgotten when they have been silent for so many leases.
 local SILENT_LEASES = 10
 
-local ready, delayed, leases = P .. 'q:ready', P .. 'q:delayed', P .. 'q:leases'
-local floor = owner_floor(lease)
-local grace = numeric(P .. 'meta', 'grace')
+local ready, delayed, leases, gates = P .. 'q:ready', P .. 'q:delayed', P .. 'q:leases', P .. 'gates:due'
+local floor, grace = owner_floor(lease)
 tidy(lease * SILENT_LEASES)
 
--- Those whose time has come.
 local function offer(from)
   for _, R in ipairs(call('ZRANGEBYSCORE', from, '-inf', num(now), 'LIMIT', 0, MAX_OFFERED)) do
     leave(R)
@@ -26,47 +24,52 @@ local function offer(from)
     make_ready(R)
   end
 end
-offer(delayed)
-expire_gates(MAX_OFFERED)
-if now >= grace then
-  offer(leases)
+
+-- Puts those in line whose time has come. When it comes for the next of them is what a claim that finds nothing waits for.
+local next_due
+for _, from in ipairs({delayed, gates, leases}) do
+  local earliest = from == leases and grace or 0
+  local function due()
+    local first = tonumber(call('ZRANGE', from, 0, 0, 'WITHSCORES')[2])
+    return first and math.max(first, earliest)
+  end
+  local first = due()
+  if first and first <= now then
+    if from == gates then
+      expire_gates(MAX_OFFERED)
+    else
+      offer(from)
+    end
+    first = due()
+  end
+  next_due = first and math.min(first, next_due or first) or next_due
 end
 
--- The first in line: {member, run, session, its fields}; and what cannot be claimed, with the reason.
+-- The first in line; and what cannot be claimed, with the reason.
 local function look(n)
   local good, bad = {}, {}
   for _, member in ipairs(call('ZRANGE', ready, 0, n - 1)) do
     local R = run_of(member)
-    local q, row, d, attempts, started, from, cancel =
-      unpack(call('HMGET', run_key(R), 'q', 'row', 'd', 'attempts', 'started', 'from', 'cancel'))
+    local q, row, d, status, version, attempts, started, from, cancel =
+      unpack(call('HMGET', run_key(R), 'q', 'row', 'd', 'status', 'version', 'attempts', 'started', 'from', 'cancel'))
     local epoch, head, resume, gate, progressed =
       unpack(call('HMGET', P .. 's:' .. (d or ''), 'epoch', 'head', 'resume', 'gate', 'progressed'))
     if q ~= 'ready' or not row then
       bad[#bad + 1] = {member, R}
-    elseif not (tonumber(attempts) and tonumber(epoch) and tonumber(head)) then
-      bad[#bad + 1] = {member, R, 'its record or its session is damaged'}
+    elseif status ~= 'queued' and status ~= 'running' then
+      bad[#bad + 1] = {member, R, 'run ' .. R .. ': its status is not known to this build'}
+    elseif not (tonumber(version) and tonumber(attempts) and tonumber(epoch) and tonumber(head)) then
+      bad[#bad + 1] = {member, R, 'run ' .. R .. ': its record or its session is damaged'}
     else
-      good[#good + 1] = {member = member, R = R, d = d, started = started, from = from, cancel = cancel, resume = resume, gate = gate,
-        head = tonumber(head), epoch = math.max(tonumber(epoch), floor) + 1,
-        attempts = progressed == '1' and 1 or tonumber(attempts) + 1}
+      good[#good + 1] = {member = member, R = R, d = d, version = num(version + 1), started = started, from = from, cancel = cancel,
+        resume = resume, gate = gate, head = tonumber(head), epoch = num(math.max(tonumber(epoch), floor) + 1),
+        attempts = progressed == '1' and 1 or attempts + 1}
     end
   end
   return good, bad
 end
 
-local function take(it, token)
-  local run = run_key(it.R)
-  call('ZREM', ready, it.member)
-  call('HSET', P .. 's:' .. it.d, 'epoch', num(it.epoch), 'owned', '1', 'progressed', '0')
-  call('HSET', run, 'status', 'running', 'attempts', num(it.attempts), 'started', it.started or num(now),
-    'from', it.from or num(it.head + 1))
-  make_leased(it.R, worker, num(it.epoch), lease, token)
-  changed(it.R)
-end
-
-local taken, aside, bytes = {}, {}, 0
-while #taken < most and #aside < MAX_SET_ASIDE and bytes < MAX_BYTES do
-  local good, bad = look(most - #taken)
+local function give_up(bad, aside)
   for _, it in ipairs(bad) do
     local member, R, why = unpack(it)
     if why then
@@ -75,16 +78,55 @@ while #taken < most and #aside < MAX_SET_ASIDE and bytes < MAX_BYTES do
       drop_entries(1)
     end
     call('ZREM', ready, member)
-    aside[#aside + 1] = R .. ': ' .. (why or 'it has no record')
+    aside[#aside + 1] = why or 'run ' .. R .. ': it has no record'
   end
+end
+
+local taken, aside, bytes = {}, {}, 0
+local function take(good)
+  local runs = {}
   for n, it in ipairs(good) do
+    runs[n] = it.R
+  end
+  local tokens = tokens_for(runs, worker)
+  local members, ends, held = {}, {}, {}
+  for n, it in ipairs(good) do
+    local token = tokens[n]
     if bytes >= MAX_BYTES then
-      break
+      -- The answer is full: it stays in line.
+      if token then
+        acknowledge(token)
+        count_ready(it.R)
+      end
+    else
+      local fields = {'q', 'leased', 'worker', worker, 'epoch', it.epoch, 'status', 'running', 'attempts', num(it.attempts),
+        'started', it.started or num(now), 'from', it.from or num(it.head + 1), 'version', it.version}
+      if token then
+        fields[#fields + 1], fields[#fields + 2] = 'token', token
+        held[#held + 1], held[#held + 2] = token, it.R
+      end
+      members[n], ends[2 * n - 1], ends[2 * n] = it.member, num(now + lease), it.R
+      call('HSET', P .. 's:' .. it.d, 'epoch', it.epoch, 'owned', '1', 'progressed', '0')
+      call('HSET', run_key(it.R), unpack(fields))
+      call('PUBLISH', P .. 'r:' .. it.R, it.version)
+      local record = record_of(it.R)
+      bytes = bytes + record_bytes(record)
+      taken[#taken + 1] = {it.R, it.epoch, num(it.head), it.resume, it.gate, it.cancel, record}
     end
-    take(it, token_for(it.R, worker))
-    local record = record_of(it.R)
-    bytes = bytes + record_bytes(record)
-    taken[#taken + 1] = {it.R, num(it.epoch), num(it.head), it.resume, it.gate, it.cancel, record}
+  end
+  call('ZREM', ready, unpack(members))
+  call('ZADD', leases, unpack(ends))
+  if #held > 0 then
+    call('HSET', P .. 'q:tokens', unpack(held))
+  end
+  next_due = math.min(now + lease, next_due or now + lease)
+end
+
+while #taken < most and #aside < MAX_SET_ASIDE and bytes < MAX_BYTES do
+  local good, bad = look(most - #taken)
+  give_up(bad, aside)
+  if #good > 0 then
+    take(good)
   end
   if #bad == 0 then
     break
@@ -98,12 +140,4 @@ if more then
 else
   call('DEL', P .. 'q:wake')
 end
-local due
-for _, from in ipairs({delayed, leases, P .. 'gates:due'}) do
-  local first = tonumber(call('ZRANGE', from, 0, 0, 'WITHSCORES')[2])
-  if first and from == leases then
-    first = math.max(first, grace)
-  end
-  due = first and math.min(first, due or first) or due
-end
-return {num(now), due and num(due) or '', more and 1 or 0, foreign, taken, aside}
+return {num(now), next_due and num(next_due) or '', more and 1 or 0, foreign, taken, aside}

@@ -40,52 +40,67 @@ end
 if not life and call('EXISTS', P .. 'forget:' .. D) == 1 then
   return {'forgetting'}
 end
-if numeric(meta, 'queued') >= most then
+local row, last_life, floor, queued = unpack(call('HMGET', meta, 'row', 'life', 'floor', 'queued'))
+row, last_life, floor, queued = tonumber(row or 0), tonumber(last_life or 0), tonumber(floor or 0), tonumber(queued or 0)
+if queued >= most then
   return {'full'}
 end
 if call('EXISTS', run) == 1 then
   return {'taken'}
 end
 
-local claimed = not front and due <= now and worker ~= ''
-local row, at = next_row(), num(now)
+local place = front and 'blocked' or due > now and 'delayed' or worker ~= '' and 'leased' or 'ready'
+local claimed, at, is_new = place == 'leased', num(now), not life
+row = number_after(row)
+if is_new then
+  last_life = number_after(last_life)
+  life, epoch, head, resume, gate = num(last_life), floor, '0', '1', '0'
+end
+call('HSET', meta, 'row', num(row), 'life', num(last_life))
 
--- The session.
-if not life then
-  life = num(next_number('life'))
-  epoch, head, resume, gate = numeric(meta, 'floor'), '0', '1', '0'
-  call('HSET', session, 'tenant', tenant, 'session', id, 'life', life, 'head', head, 'epoch', num(epoch), 'resume', resume, 'gate', gate,
-    'owned', '0', 'progressed', '0', 'handed', '0', 'first', R, 'created', at)
-  for name, value in pairs({hash = hash, wishes = wishes, webhook = webhook}) do
-    if value ~= '' then
-      call('HSET', session, name, value)
+-- Adds names and values, but for empty ones.
+local function add(fields, more)
+  for n = 1, #more, 2 do
+    if more[n + 1] and more[n + 1] ~= '' then
+      fields[#fields + 1], fields[#fields + 2] = more[n], more[n + 1]
     end
   end
+  return fields
+end
+
+-- The session.
+local changes = {'latest', R, 'updated', at}
+if is_new then
+  add(changes, {'tenant', tenant, 'session', id, 'life', life, 'head', head, 'resume', resume, 'gate', gate, 'handed', '0', 'first', R,
+    'created', at, 'hash', hash, 'wishes', wishes, 'webhook', webhook})
+  local member = hex16(last_life) .. ':' .. D
   call('SET', P .. 'life:' .. life, D)
-  local member = hex16(tonumber(life)) .. ':' .. D
   call('ZADD', P .. 'sessions', 0, member)
   call('ZADD', P .. 'sessions:t:' .. redis.sha1hex(tenant), 0, member)
-end
-call('HSET', session, 'latest', R, 'updated', at)
-if not front then
-  call('HSET', session, 'front', R)
+elseif not front then
   call('ZREM', P .. 'sessions:idle', D)
+end
+if not front then
+  add(changes, {'front', R})
 end
 if claimed then
   epoch = num(math.max(tonumber(epoch), owner_floor(lease)) + 1)
-  call('HSET', session, 'epoch', epoch, 'owned', '1', 'progressed', '0')
+  add(changes, {'epoch', epoch, 'owned', '1', 'progressed', '0'})
+elseif is_new then
+  add(changes, {'epoch', num(epoch), 'owned', '0', 'progressed', '0'})
 end
+call('HSET', session, unpack(changes))
 
 -- The run.
-webhook = webhook ~= '' and webhook or target or ''
-call('HSET', run, 'row', num(row), 'tenant', tenant, 'session', id, 'd', D, 'life', life, 'status', claimed and 'running' or 'queued',
-  'attempts', claimed and '1' or '0', 'version', '1', 'created', at, 'spec', spec, 'pri', priority, 'due', num(due), 'urgent', urgent)
-for name, value in pairs({key = idem, hash = hash, wishes = inherited or '', webhook = webhook, files = files, tp = traceparent,
-  ts = tracestate}) do
-  if value ~= '' then
-    call('HSET', run, name, value)
-  end
+local fields = {'row', num(row), 'tenant', tenant, 'session', id, 'd', D, 'life', life, 'status', claimed and 'running' or 'queued',
+  'attempts', claimed and '1' or '0', 'version', '1', 'created', at, 'spec', spec, 'q', place, 'pri', priority, 'due', num(due),
+  'urgent', urgent}
+add(fields, {'key', idem, 'hash', hash, 'wishes', inherited, 'webhook', webhook ~= '' and webhook or target, 'files', files,
+  'tp', traceparent, 'ts', tracestate})
+if claimed then
+  add(fields, {'started', at, 'from', num(head + 1)})
 end
+call('HSET', run, unpack(fields))
 if idem ~= '' then
   call('SET', P .. 'idem:' .. idem, R)
 end
@@ -94,17 +109,17 @@ join(R, row)
 
 -- Its place.
 if claimed then
-  call('HSET', run, 'started', at, 'from', num(tonumber(head) + 1))
   count_ready(R)
-  make_leased(R, worker, epoch, lease, read_tokens(1, worker, 1)[1])
+  make_leased(R, worker, epoch, lease, read_tokens(1, worker, 1, {R})[1])
   return {'claimed', at, inherited, epoch, head, resume, gate}
-end
-if front then
-  make_blocked(R, life, num(row), urgent)
+elseif place == 'ready' then
+  line_up(R, ready_member(R, priority, row))
+elseif place == 'delayed' then
+  make_delayed(R, due)
+else
+  make_blocked(R, life, row, urgent)
   if urgent == '1' then
     cancel_run(front)
   end
-else
-  make_waiting(R, due)
 end
 return {'created', at, inherited}

@@ -9,7 +9,7 @@ for n = 4, #ARGV, 2 do
     call('ZADD', P .. 'q:leases', num(now + lease), R)
   elseif mine and q == 'ready' then
     -- It had ended and was offered to others, and nobody took it.
-    local token = token_for(R, worker)
+    local token = tokens_for({R}, worker)[1]
     call('ZREM', P .. 'q:ready', ready_member(R, pri, row))
     make_leased(R, worker, epoch, lease, token)
   else

@@ -30,10 +30,15 @@ local function numeric(key, name)
   return tonumber(call('HGET', key, name) or 0)
 end
 
--- The next number of a counter: numbers ascend, and begin with the time, so that "created after" is a range and those of several
--- shards have an order.
+-- The number of a counter after the last: numbers ascend, and begin with the time, so that "created after" is a range and those of
+-- several shards have an order.
+local function number_after(last)
+  return math.max(last + 1, now * 2048)
+end
+
+-- The next number of a counter.
 local function next_number(counter)
-  local number = math.max(numeric(P .. 'meta', counter) + 1, now * 2048)
+  local number = number_after(numeric(P .. 'meta', counter))
   call('HSET', P .. 'meta', counter, num(number))
   return number
 end

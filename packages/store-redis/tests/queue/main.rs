@@ -4,6 +4,7 @@
 
 mod commands;
 mod counts;
+mod damage;
 mod foreign;
 mod kit;
 mod stream;

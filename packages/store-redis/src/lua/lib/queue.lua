@@ -27,8 +27,11 @@ end
 
 -- A record changed: those who wait for it look.
 local function changed(R)
-  local version = num((tonumber(field(run_key(R), 'version')) or 0) + 1)
-  call('HSET', run_key(R), 'version', version)
+  local version = redis.pcall('HINCRBY', run_key(R), 'version', 1)
+  if type(version) ~= 'number' then
+    version = 1 -- what was there is no number
+    call('HSET', run_key(R), 'version', '1')
+  end
   call('PUBLISH', P .. 'r:' .. R, version)
 end
 
@@ -47,15 +50,13 @@ local function blocked_member(R, urgent, row)
   return (urgent == '1' and '0' or '1') .. hex16(tonumber(row or 0)) .. ':' .. R
 end
 
--- Takes a run out of wherever it stands.
-local function leave(R)
-  local run = run_key(R)
-  local q, pri, row, urgent, life, token = unpack(call('HMGET', run, 'q', 'pri', 'row', 'urgent', 'life', 'token'))
+-- Takes a run out of wherever it stands, but for its fields, which still say where that was. Answers its row.
+local function take_out(R)
+  local q, pri, row, urgent, life, token = unpack(call('HMGET', run_key(R), 'q', 'pri', 'row', 'urgent', 'life', 'token'))
   if q == 'leased' then
     call('ZREM', P .. 'q:leases', R)
     if token then
       acknowledge(token)
-      call('HDEL', run, 'token')
       call('HDEL', P .. 'q:tokens', token)
     end
   elseif q == 'ready' then
@@ -69,17 +70,27 @@ local function leave(R)
   elseif q == 'paused' then
     call('SREM', P .. 'q:paused', R)
   end
-  call('HDEL', run, 'q')
+  return row
+end
+
+-- Takes a run out of wherever it stands.
+local function leave(R)
+  take_out(R)
+  call('HDEL', run_key(R), 'q', 'token')
+end
+
+-- It can be claimed from now on; its field `q` is to say so.
+local function line_up(R, member)
+  call('ZADD', P .. 'q:ready', 0, member)
+  count_ready(R)
+  wake()
 end
 
 -- It can be claimed from now on.
 local function make_ready(R)
-  local run = run_key(R)
-  local pri, row = unpack(call('HMGET', run, 'pri', 'row'))
-  call('ZADD', P .. 'q:ready', 0, ready_member(R, pri, row))
-  call('HSET', run, 'q', 'ready')
-  count_ready(R)
-  wake()
+  local pri, row = unpack(call('HMGET', run_key(R), 'pri', 'row'))
+  call('HSET', run_key(R), 'q', 'ready')
+  line_up(R, ready_member(R, pri, row))
 end
 
 -- It can be claimed when its time has come.
@@ -111,15 +122,17 @@ local function make_paused(R)
   call('HSET', run_key(R), 'q', 'paused')
 end
 
--- Reads an entry for a run that is about to be leased and is still in `P q:ready`; nil where the stream is spoilt.
-local function token_for(R, worker)
-  local token = read_tokens(1, worker)[1]
-  if not token then
-    -- There was one less than there should be.
-    count_ready(R)
-    token = read_tokens(1, worker, 1)[1]
+-- Reads an entry for each of these runs, which are about to be leased and still in `P q:ready`; fewer where the stream is spoilt.
+local function tokens_for(runs, worker)
+  local tokens = read_tokens(#runs, worker, 0, runs)
+  local missing = #runs - #tokens
+  for n = 1, missing do
+    count_ready(runs[n]) -- there was one less than there should be
   end
-  return token
+  for _, token in ipairs(missing > 0 and read_tokens(missing, worker, missing, runs) or {}) do
+    tokens[#tokens + 1] = token
+  end
+  return tokens
 end
 
 -- An entry that was read stands for the lease of a run.
@@ -132,9 +145,8 @@ end
 
 -- Somebody owns it. `token` is an entry that was read for it, or nil.
 local function make_leased(R, worker, epoch, lease, token)
-  local run = run_key(R)
   call('ZADD', P .. 'q:leases', num(now + lease), R)
-  call('HSET', run, 'q', 'leased', 'worker', worker, 'epoch', epoch)
+  call('HSET', run_key(R), 'q', 'leased', 'worker', worker, 'epoch', epoch)
   hold_token(R, token)
 end
 
@@ -171,10 +183,9 @@ end
 
 -- A run leaves the queue for good.
 local function quit(R)
-  local run = run_key(R)
-  leave(R)
-  call('ZREM', P .. 'runs:open', hex16(numeric(run, 'row')) .. ':' .. R)
-  call('HDEL', run, 'pri', 'due', 'urgent', 'worker', 'epoch')
+  local row = take_out(R)
+  call('ZREM', P .. 'runs:open', hex16(tonumber(row or 0)) .. ':' .. R)
+  call('HDEL', run_key(R), 'q', 'token', 'pri', 'due', 'urgent', 'worker', 'epoch')
   call('HINCRBY', P .. 'meta', 'queued', -1)
 end
 

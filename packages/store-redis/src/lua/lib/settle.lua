@@ -6,9 +6,10 @@
 -- is to be written before this.
 local function settle(R, status, at)
   local run = run_key(R)
-  call('HSET', run, 'status', status, 'ended', num(now))
   if at then
-    call('HSET', run, 'at', num(at))
+    call('HSET', run, 'status', status, 'ended', num(now), 'at', num(at))
+  else
+    call('HSET', run, 'status', status, 'ended', num(now))
   end
   shelve(R)
   close_gates(R)

@@ -74,9 +74,13 @@ local function note_foreign(id, fields)
 end
 
 -- Reads up to `n` entries that stand for runs; each is pending until it is acknowledged. Fewer when there are fewer: no claim needs
--- one. To be called while the runs that they stand for are still in `P q:ready`, but for `extra` that never were.
-local function read_tokens(n, consumer, extra)
-  local tokens, read, others = {}, 0, 0
+-- one. To be called while the runs that they stand for are still in `P q:ready`, but for `extra` that never were. `runs`, or nil, are
+-- some that are there.
+local function read_tokens(n, consumer, extra, runs)
+  local tokens, read, others, known = {}, 0, 0, {}
+  for _, R in ipairs(runs or {}) do
+    known[R] = true
+  end
   -- An entry may name a run that is gone, because it stands for *a* run. But then there are no more entries than claimable runs.
   local function is_surplus()
     local left = unread()
@@ -91,7 +95,8 @@ local function read_tokens(n, consumer, extra)
     read = read + #entries
     for _, entry in ipairs(entries) do
       local id, fields = entry[1], entry[2]
-      if is_ours(fields) and (call('EXISTS', P .. 'run:' .. fields[2]) == 1 or not is_surplus()) then
+      local R = is_ours(fields) and fields[2]
+      if R and (known[R] or call('EXISTS', P .. 'run:' .. R) == 1 or not is_surplus()) then
         tokens[#tokens + 1] = id
       else
         note_foreign(id, fields)
