@@ -47,6 +47,8 @@ pub enum Code {
     KeyNotFound,
     /// The API key cannot be made or changed so.
     KeyConflict,
+    /// No such schedule for this caller.
+    ScheduleNotFound,
     /// No such route.
     NotFound,
     /// The route exists, not with this method.
@@ -84,6 +86,7 @@ impl Code {
             Self::RateLimited => ("rate_limited", 429, "Too many requests"),
             Self::KeyNotFound => ("key_not_found", 404, "There is no such API key"),
             Self::KeyConflict => ("key_conflict", 409, "The API key cannot be made or changed so"),
+            Self::ScheduleNotFound => ("schedule_not_found", 404, "There is no such schedule"),
             Self::NotFound => ("not_found", 404, "There is no such route"),
             Self::MethodNotAllowed => ("method_not_allowed", 405, "The route does not take this method"),
             Self::RequestTimeout => ("request_timeout", 408, "The body did not arrive in time"),

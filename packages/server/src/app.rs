@@ -17,6 +17,7 @@ use torpor_core::sandbox::SandboxTransport;
 use torpor_core::session::SessionStore;
 use torpor_core::webhook::Admit;
 use torpor_core::{Clock, WorkerId};
+use torpor_schedule::Scheduler;
 
 /// Everything behind the routes.
 #[derive(Clone)]
@@ -46,6 +47,8 @@ pub struct App {
     pub sandbox: Option<Arc<dyn SandboxTransport>>,
     /// Whom a run may ask to be told; without it, runs with a `webhook` are refused.
     pub webhooks: Option<Arc<dyn Admit>>,
+    /// What fires schedules; without it there are none.
+    pub schedules: Option<Scheduler>,
     /// The worker in this process, if there is one.
     pub local: Option<Arc<dyn LocalWorker>>,
     /// What readiness asks, besides the store.

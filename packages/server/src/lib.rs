@@ -3,7 +3,7 @@
 //! Owns: what a request looks like on the wire and what it is answered, how long a client may take for each part of
 //! a request, how many connections there are, and how the server goes away in good order.
 //! Must not know: how a run is worked on, which store there is, any model or sandbox; it sees the seams of
-//! `torpor-core` and the checks of `torpor-harness`, nothing else.
+//! `torpor-core`, the checks of `torpor-harness` and the scheduler of `torpor-schedule`, nothing else.
 
 mod accept;
 mod answer;
@@ -13,6 +13,7 @@ mod body;
 mod config;
 mod connection;
 mod headers;
+mod intake;
 mod layer;
 mod pages;
 mod phase;
@@ -24,5 +25,6 @@ mod submit;
 pub use accept::{serve, serve_probes};
 pub use app::{App, Check, LocalWorker, Room, Scrape};
 pub use config::{Config, Invalid as InvalidConfig};
+pub use intake::Intake;
 pub use routes::keys::{MAX_OVERLAP_SECONDS, USUAL_OVERLAP, show as show_key, show_secret as show_key_secret};
 pub use routes::router;

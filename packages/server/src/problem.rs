@@ -70,6 +70,16 @@ impl Problem {
         Self::new(Code::Unavailable, "This server is shutting down and takes no new work. Try again.").closing()
     }
 
+    /// Its code.
+    pub(crate) fn code(&self) -> Code {
+        self.0.code
+    }
+
+    /// What was wrong and what was expected.
+    pub(crate) fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
     /// Adds a member.
     pub(crate) fn with(mut self, name: &str, value: Value) -> Self {
         self.0.more.insert(name.to_owned(), value);

@@ -28,6 +28,7 @@ mod metrics;
 mod openapi;
 mod query;
 mod runs;
+mod schedules;
 pub(crate) mod sessions;
 mod turn;
 
@@ -57,6 +58,11 @@ pub(crate) fn build(shared: Arc<Shared>) -> Router {
         .route("/sessions/{id}/fork", post(sessions::fork::fork))
         .route("/sessions/{id}/export", get(sessions::export::export))
         .route("/sessions/{id}/log", get(sessions::log))
+        .route("/schedules", get(schedules::list))
+        .route("/schedules/{id}", get(schedules::show))
+        .route("/schedules/{id}/pause", post(schedules::pause))
+        .route("/schedules/{id}/resume", post(schedules::resume))
+        .route("/schedules/{id}/fire", post(schedules::fire))
         .route("/run-leaf", post(alias::submit))
         .route("/run-leaf/status", get(alias::status))
         .route("/turn", post(turn::turn))

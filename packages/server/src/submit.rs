@@ -104,46 +104,13 @@ pub(crate) fn check_open(shared: &Shared) -> Result<(), Problem> {
 /// Cancellation safe: once this has begun, the run is accepted and handed over whether or not the client stays.
 pub(crate) async fn submit(shared: &Arc<Shared>, new: NewRun, now: bool) -> Result<Ticket, Problem> {
     let expects = new.expects;
-    let accepted = ToTheEnd::new(accept(Arc::clone(shared), new, now)).await?;
-    match accepted {
-        Accepted::Run(ticket) => Ok(ticket),
-        Accepted::NoSession => Err(Problem::new(
-            Code::SessionNotFound,
-            "There is no session with this `sessionId`; a turn without one starts a new session.",
-        )),
-        Accepted::Forgetting => Err(sessions::forgetting()),
-        Accepted::Full => Err(Problem::new(
-            Code::Unavailable,
-            "The queue holds as many runs as it may. Nothing was accepted; try again later.",
-        )),
-        Accepted::Expired => Err(Problem::new(
-            Code::RunExpired,
-            "This very run has been, and its record has expired. Its session still takes turns at `/turn`; to do the \
-             work again, send it with a new `sessionId`.",
-        )),
-        Accepted::GatePending(record) => {
-            let gates: Vec<u64> = record.gates.iter().map(|g| g.gate).collect();
-            let detail = format!(
-                "The session waits for a verdict: send it to `{at}/approve`, `/reject` or `/abort`, or leave a message \
-                 at `{at}/messages`.",
-                at = location(&record.run_id)
-            );
-            Err(with_run(Problem::new(Code::GatePending, detail), &record.run_id).with("pending", gates.into()))
-        }
-        Accepted::Conflict if expects == Expects::New => Err(Problem::new(
-            Code::IdempotencyConflict,
-            "This `sessionId` or `Idempotency-Key` was used before with another body. Send the same body to get \
-             that run's answer, or use a new one; further turns of a session go to `/turn`.",
-        )),
-        Accepted::Conflict => Err(Problem::new(
-            Code::IdempotencyConflict,
-            "This `Idempotency-Key` was used before with another body. Send the same body to get that run's \
-             answer, or use a new key.",
-        )),
-    }
+    let this = Arc::clone(shared);
+    let accepted = ToTheEnd::new(async move { accept(&this.app, new, now).await }).await?;
+    accepted.ticket(expects)
 }
 
-enum Accepted {
+/// What the queue said.
+pub(crate) enum Accepted {
     Run(Ticket),
     GatePending(Box<Record>),
     Expired,
@@ -153,18 +120,61 @@ enum Accepted {
     Full,
 }
 
-async fn accept(shared: Arc<Shared>, mut new: NewRun, now: bool) -> Result<Accepted, store::Error> {
-    let local = shared.app.local.as_ref().filter(|_| now);
+impl Accepted {
+    /// The run, or why there is none.
+    pub(crate) fn ticket(self, expects: Expects) -> Result<Ticket, Problem> {
+        match self {
+            Self::Run(ticket) => Ok(ticket),
+            Self::NoSession => Err(Problem::new(
+                Code::SessionNotFound,
+                "There is no session with this `sessionId`; a turn without one starts a new session.",
+            )),
+            Self::Forgetting => Err(sessions::forgetting()),
+            Self::Full => Err(Problem::new(
+                Code::Unavailable,
+                "The queue holds as many runs as it may. Nothing was accepted; try again later.",
+            )),
+            Self::Expired => Err(Problem::new(
+                Code::RunExpired,
+                "This very run has been, and its record has expired. Its session still takes turns at `/turn`; to do the \
+             work again, send it with a new `sessionId`.",
+            )),
+            Self::GatePending(record) => {
+                let gates: Vec<u64> = record.gates.iter().map(|g| g.gate).collect();
+                let detail = format!(
+                    "The session waits for a verdict: send it to `{at}/approve`, `/reject` or `/abort`, or leave a message \
+                 at `{at}/messages`.",
+                    at = location(&record.run_id)
+                );
+                Err(with_run(Problem::new(Code::GatePending, detail), &record.run_id).with("pending", gates.into()))
+            }
+            Self::Conflict if expects == Expects::New => Err(Problem::new(
+                Code::IdempotencyConflict,
+                "This `sessionId` or `Idempotency-Key` was used before with another body. Send the same body to get \
+             that run's answer, or use a new one; further turns of a session go to `/turn`.",
+            )),
+            Self::Conflict => Err(Problem::new(
+                Code::IdempotencyConflict,
+                "This `Idempotency-Key` was used before with another body. Send the same body to get that run's \
+             answer, or use a new key.",
+            )),
+        }
+    }
+}
+
+/// Puts a run into the queue. Cancellation: whether it was accepted is unknown.
+pub(crate) async fn accept(app: &App, mut new: NewRun, now: bool) -> Result<Accepted, store::Error> {
+    let local = app.local.as_ref().filter(|_| now);
     let reserved = local.and_then(|local| local.reserve().map(|room| (local.id(), room)));
     let (id, room) = reserved.unzip();
     new.claim_for = id;
-    Ok(match shared.app.queue.enqueue(new).await? {
+    Ok(match app.queue.enqueue(new).await? {
         Enqueued::Created(record) => {
-            shared.app.observer.observe(&Event::Accepted);
+            app.observer.observe(&Event::Accepted);
             Accepted::Run(Ticket::new(&record))
         }
         Enqueued::Claimed(lease) => {
-            shared.app.observer.observe(&Event::Accepted);
+            app.observer.observe(&Event::Accepted);
             let ticket = Ticket::new(&lease.record);
             match room {
                 Some(room) => room.take(*lease),

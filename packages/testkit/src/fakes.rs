@@ -14,8 +14,10 @@ use torpor_core::model::{self, Delta, Message, ModelClient, Prepared, Request};
 use torpor_core::sandbox::{self, Call, Ended, Forgotten, Identity, LastCall, Open, Sandbox, SandboxTransport};
 
 mod keys;
+mod schedules;
 
 pub use keys::FakeKeys;
+pub use schedules::FakeSchedules;
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)

@@ -24,7 +24,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("torpor-harness", &["torpor-core"]),
     ("torpor-schedule", &["torpor-core"]),
     ("torpor-webhook", &["torpor-core"]),
-    ("torpor-server", &["torpor-core", "torpor-harness"]),
+    ("torpor-server", &["torpor-core", "torpor-harness", "torpor-schedule"]),
     ("torpor-worker", &["torpor-core", "torpor-harness"]),
     (
         "torpor",

@@ -8,8 +8,9 @@ use torpor_core::{Clock, SystemClock};
 use torpor_testkit::clock::ManualClock;
 use torpor_testkit::conformance::keys::Keys;
 use torpor_testkit::conformance::sandbox::Hands;
+use torpor_testkit::conformance::schedules::Schedules;
 use torpor_testkit::conformance::small::check_clock;
-use torpor_testkit::fakes::{FakeHands, FakeKeys, FakeSandbox};
+use torpor_testkit::fakes::{FakeHands, FakeKeys, FakeSandbox, FakeSchedules};
 
 async fn fake_hands() -> Hands {
     let hands = FakeHands::start();
@@ -35,6 +36,13 @@ async fn fake_keys() -> Keys {
 }
 
 torpor_testkit::key_conformance!(fake_keys);
+
+async fn fake_schedules() -> Schedules {
+    let clock = Arc::new(ManualClock::default());
+    Schedules { store: FakeSchedules::new(clock.clone()), time: clock, keep: Box::new(()) }
+}
+
+torpor_testkit::schedule_conformance!(fake_schedules);
 
 #[tokio::test]
 async fn clocks_keep_time() {

@@ -94,6 +94,7 @@ impl Runtime {
             settings: Arc::new(config.harness.clone()),
             sandbox: sandbox.clone().map(|s| s as Arc<dyn SandboxTransport>),
             webhooks: Some(deliver.clone()),
+            schedules: None,
             local: Some(Arc::new(InProcess(worker.clone()))),
             checks,
             observer,

@@ -94,6 +94,7 @@ impl Fake {
             settings: Arc::new(Settings::new(model::Ref::parse("anthropic/claude-x").unwrap())),
             sandbox: Some(Arc::new(FakeSandbox(FakeHands::start()))),
             webhooks: None,
+            schedules: None,
             local: Some(Arc::new(Local(Arc::clone(self)))),
             checks: Vec::new(),
             observer: Arc::new(torpor_core::observe::Nobody),

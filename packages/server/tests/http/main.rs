@@ -10,6 +10,7 @@ mod imports;
 mod keys;
 mod paused;
 mod queries;
+mod schedules;
 mod submits;
 mod transport;
 mod turns;

@@ -14,6 +14,7 @@ use torpor_testkit::clock::ManualClock;
 
 use crate::client::{Answer, call};
 use crate::fake::Fake;
+use crate::schedules::scheduler;
 
 /// A server with keys, and a clock that stands still.
 pub(crate) struct Walled {
@@ -25,7 +26,10 @@ pub(crate) struct Walled {
 impl Walled {
     pub(crate) fn new(config: Config) -> Self {
         let (fake, clock) = (Fake::new(), Arc::new(ManualClock::default()));
-        let app = router(App { clock: clock.clone(), ..fake.app() }, config);
+        let mut app = App { clock: clock.clone(), ..fake.app() };
+        let schedule = json!({"name": "s", "tenant": "a", "cron": "0 2 * * *", "items": [{"prompt": "hi"}]});
+        app.schedules = Some(scheduler(&app, clock.clone(), &[schedule], &["secret.toml: is wrong"]));
+        let app = router(app, config);
         Self { fake, clock, app }
     }
 
@@ -81,6 +85,11 @@ fn rows() -> Vec<Row> {
         Row("GET", "/run-leaf/status?sessionId={session}", Value::Null, RunsRead),
         Row("POST", "/turn", json!({"prompt": "hi"}), RunsWrite),
         Row("POST", "/turn", json!({"prompt": "hi", "sessionId": "{session}"}), RunsWrite),
+        Row("GET", "/schedules", Value::Null, RunsRead),
+        Row("GET", "/schedules/{session}", Value::Null, RunsRead),
+        Row("POST", "/schedules/{session}/pause", Value::Null, RunsWrite),
+        Row("POST", "/schedules/{session}/resume", Value::Null, RunsWrite),
+        Row("POST", "/schedules/{session}/fire", Value::Null, RunsWrite),
         Row("POST", "/keys", json!({"name": "n", "scopes": ["runs:read"]}), Admin),
         Row("GET", "/keys", Value::Null, Admin),
         Row("POST", "/keys/{key}/rotate", json!({}), Admin),
@@ -257,6 +266,15 @@ async fn lists_show_a_tenant_its_own_and_nothing_else() {
         (&all, "?tenant=b", vec!["b/one"]),
     ] {
         assert_eq!(list(key, query).await, want, "{query}");
+    }
+    let schedules = async |key: &str, query: &str| {
+        let body = w.ask(Some(key), "GET", &format!("/schedules{query}"), &Value::Null).await.json();
+        (body["schedules"].as_array().unwrap().len(), body["problems"].is_array())
+    };
+    for (key, query, want) in
+        [(&a, "", (1, false)), (&b, "", (0, false)), (&b, "?tenant=a", (0, false)), (&all, "?tenant=a", (1, true))]
+    {
+        assert_eq!(schedules(key, query).await, want, "{query}");
     }
     // A cursor of the one list in the other leads nowhere new.
     let cursor = w.ask(Some(&all), "GET", "/runs?limit=1", &Value::Null).await.json()["nextCursor"].clone();
