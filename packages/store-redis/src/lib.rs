@@ -6,8 +6,6 @@
 //! hints: wake-ups of claims (`wake`) and published news (`news`); the keys are the truth, and whoever waits looks again by itself.
 //! The layout of the keys is described in docs/specs/2026-11-20-redis-store.md.
 
-#![allow(dead_code)] // until the seams are here
-
 mod address;
 mod append;
 mod claim;

@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use torpor_core::dead_letter::{self, LetterStore as _, Redrive};
 use torpor_core::gate::{Action, Decide, Decision, GateStore as _};
 use torpor_core::log::SessionLog as _;
 use torpor_core::queue::{Enqueued, Lease, NewRun, Release, WorkQueue as _};
 use torpor_core::run::RunStore as _;
+use torpor_core::session::SessionStore as _;
 use torpor_core::{Clock as _, RunId};
 use torpor_testkit::dice::Dice;
-use torpor_testkit::sample::{done, ended, first, further, gate, note, progress, write};
+use torpor_testkit::sample::{done, ended, first, further, gate, key, note, progress, write};
 
 use crate::kit::Kit;
 
@@ -37,7 +39,7 @@ impl World {
 async fn step(kit: &Kit, world: &mut World, dice: &mut Dice) -> &'static str {
     let worker = format!("w{}", dice.below(3));
     let session = format!("s{}", dice.below(SESSIONS));
-    match dice.below(13) {
+    match dice.below(16) {
         0..=2 => {
             let new = if dice.below(2) == 0 { first(&session) } else { further(&session) };
             let later = kit.clock.now().after(Duration::from_millis(dice.below(4_000)));
@@ -110,12 +112,35 @@ async fn step(kit: &Kit, world: &mut World, dice: &mut Dice) -> &'static str {
         11 if !world.runs.is_empty() => {
             let run = world.runs[dice.pick(world.runs.len())].clone();
             if dice.below(2) == 0 {
-                kit.store.cancel(&run).await.unwrap();
+                let _ = kit.store.cancel(&run).await; // its record may be one that nobody can read
             } else {
                 let decision = Decision::new([Action::Approve, Action::Reject, Action::Abort][dice.pick(3)]);
-                kit.store.decide(Decide { run, gate: None, decision }).await.unwrap();
+                let _ = kit.store.decide(Decide { run, gate: None, decision }).await;
             }
             "a cancel or a verdict"
+        }
+        12 if !world.runs.is_empty() => {
+            let run = &world.runs[dice.pick(world.runs.len())];
+            let exists: u64 = kit.ask(&format!("EXISTS @run:{run}")).await;
+            if exists == 1 {
+                let _: u64 = kit.ask(&format!("HSET @run:{run} spec spoilt")).await;
+            }
+            "a run that nobody can read"
+        }
+        13 => {
+            let letters =
+                kit.store.letters(&dead_letter::Filter { limit: 200, ..Default::default() }).await.unwrap().letters;
+            for letter in letters.into_iter().filter(|_| dice.below(2) == 0) {
+                let new_run = RunId::generate();
+                let again = Redrive { run: letter.run, tenant: None, new_run: new_run.clone(), trace: None };
+                kit.store.redrive(&again).await.unwrap();
+                world.runs.push(new_run);
+            }
+            "dead letters are driven again"
+        }
+        14 => {
+            kit.store.remove(&key(&session)).await.unwrap();
+            "a removal"
         }
         _ => {
             kit.clock.advance(Duration::from_millis(dice.below(2_500)));
