@@ -19,6 +19,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use torpor_testkit::model_server::{ModelServer, script};
 
+pub mod fleet;
 pub mod follow;
 pub mod probe;
 pub mod shared;
@@ -118,8 +119,7 @@ impl World {
     }
 
     async fn start(&self, mut command: Command) -> Server {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log")).unwrap();
-        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(self.log_file()).spawn().unwrap();
         let out = child.stdout.take().unwrap();
         let line = tokio::time::timeout(LIMIT, BufReader::new(out).lines().next_line()).await.unwrap().unwrap();
         let url = line.as_deref().and_then(|l| l.strip_prefix("torpor is listening on ")).map(str::to_owned);
@@ -127,7 +127,7 @@ impl World {
     }
 
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
     /// One number out of the store, read beside the running server as an operator would.
