@@ -27,6 +27,8 @@ pub enum Code {
     GatePending,
     /// The gate has another verdict, or takes none any more.
     GateConflict,
+    /// The run was not given up.
+    NotDeadLetter,
     /// The key was used with another body.
     IdempotencyConflict,
     /// The run came before and its record has expired.
@@ -76,6 +78,7 @@ impl Code {
             Self::GateNotFound => ("gate_not_found", 404, "There is no such gate"),
             Self::GatePending => ("gate_pending", 409, "A gate of the session waits for its verdict"),
             Self::GateConflict => ("gate_conflict", 409, "The gate takes no such verdict any more"),
+            Self::NotDeadLetter => ("not_dead_letter", 409, "The run is no dead letter that could be driven again"),
             Self::IdempotencyConflict => ("idempotency_conflict", 409, "The key was used with another body"),
             Self::RunExpired => ("run_expired", 410, "The run has been and its record has expired"),
             Self::PayloadTooLarge => ("payload_too_large", 413, "The body is too large"),

@@ -271,6 +271,12 @@ pub(crate) struct Shown<'a> {
     usage: Tokens,
     #[serde(skip_serializing_if = "Option::is_none")]
     webhook: Option<&'a webhook::Standing>,
+    /// The run that was given up and whose work this one does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redrive_of: Option<&'a RunId>,
+    /// The run that does the work of this one, which was given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redriven_as: Option<&'a RunId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     metadata: Option<&'a Value>,
 }
@@ -295,6 +301,8 @@ impl<'a> Shown<'a> {
             turns: record.spent.turns,
             usage: (&record.spent).into(),
             webhook: record.webhook.as_ref(),
+            redrive_of: record.redrive_of.as_ref(),
+            redriven_as: record.redriven_as.as_ref(),
             metadata: record.spec.metadata.as_ref(),
         }
     }

@@ -59,6 +59,12 @@ impl Problem {
         Self::new(Code::RunNotFound, "There is no run with this id, or its record has expired.")
     }
 
+    /// The queue takes no more.
+    pub(crate) fn queue_full() -> Self {
+        let detail = "The queue holds as many runs as it may. Nothing was accepted; try again later.";
+        Self::new(Code::Unavailable, detail)
+    }
+
     /// The route exists, not with this method.
     pub(crate) fn wrong_method(method: &Method) -> Self {
         let detail = format!("This route does not take {method}; the `Allow` header says what it takes.");

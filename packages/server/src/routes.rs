@@ -19,6 +19,7 @@ use crate::submit::Shared;
 
 mod alias;
 mod cancel;
+mod dead_letters;
 mod events;
 mod gates;
 mod health;
@@ -50,6 +51,8 @@ pub(crate) fn build(shared: Arc<Shared>) -> Router {
         .route("/runs/{runId}/reject", post(gates::reject))
         .route("/runs/{runId}/abort", post(gates::abort))
         .route("/runs/{runId}/messages", post(messages::message))
+        .route("/runs/{runId}/redrive", post(dead_letters::redrive))
+        .route("/dead-letters", get(dead_letters::list))
         .route("/gates", get(gates::list))
         .route("/runs/{runId}/events", get(events::events))
         .route("/sessions", get(sessions::list))

@@ -130,10 +130,7 @@ impl Accepted {
                 "There is no session with this `sessionId`; a turn without one starts a new session.",
             )),
             Self::Forgetting => Err(sessions::forgetting()),
-            Self::Full => Err(Problem::new(
-                Code::Unavailable,
-                "The queue holds as many runs as it may. Nothing was accepted; try again later.",
-            )),
+            Self::Full => Err(Problem::queue_full()),
             Self::Expired => Err(Problem::new(
                 Code::RunExpired,
                 "This very run has been, and its record has expired. Its session still takes turns at `/turn`; to do the \

@@ -49,7 +49,7 @@ enum Command {
     Run(run::Arguments),
     /// Post every item of a schedule file as an async run, once a fire (for cron and CronJobs)
     Dispatch(dispatch::Arguments),
-    /// List, show, follow and cancel runs, and send messages to them
+    /// List, show, follow and cancel runs, send messages to them, and drive those again that were given up
     Runs(runs::Arguments),
     /// List what waits for a verdict, and approve, reject or abort it
     Gates(gates::Arguments),

@@ -65,11 +65,17 @@ impl Pages {
         if json {
             ui::say!("{}]}}", if count == 0 { format!("{{\"{field}\": [") } else { String::new() });
         } else if count == 0 {
-            eprintln!("{}", ui::Paint::err().dim(&format!("no {field} match")));
+            eprintln!("{}", ui::Paint::err().dim(&format!("no {} match", words(field))));
         } else if let Some(cursor) = cursor {
             let more = format!("There are more: --all shows every one, --cursor '{cursor}' the next page.");
             eprintln!("{}", ui::Paint::err().dim(&more));
         }
         Ok(Exit::Success)
     }
+}
+
+/// A field's name as people say it: `deadLetters` are dead letters.
+fn words(field: &str) -> String {
+    let spaced = |c: char| if c.is_ascii_uppercase() { format!(" {}", c.to_ascii_lowercase()) } else { c.to_string() };
+    field.chars().map(spaced).collect()
 }

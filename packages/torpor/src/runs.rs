@@ -1,4 +1,4 @@
-//! `torpor runs`: list, show, follow, cancel runs of a server, and send them messages.
+//! `torpor runs`: list, show, follow, cancel runs of a server, send them messages, and drive those again that were given up.
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -10,6 +10,7 @@ use crate::follow::{self, Mode};
 use crate::pages::Pages;
 use crate::{serve, ui};
 
+mod letters;
 mod show;
 
 /// Columns of a table, by field and width.
@@ -106,6 +107,33 @@ Examples:
         #[arg(long)]
         follow: bool,
     },
+    /// List runs that were given up, newest first, with the reason
+    #[command(after_help = "\
+Examples:
+  torpor runs dead-letters
+  torpor runs dead-letters --all --json | jq -r '.deadLetters[].runId'")]
+    DeadLetters {
+        /// Only runs of this tenant
+        #[arg(long)]
+        tenant: Option<String>,
+        #[command(flatten)]
+        pages: Pages,
+    },
+    /// Give a run that was given up another chance
+    #[command(after_help = "\
+One that could not be read goes back into the queue as it was, for a build that can read it. The work of any other becomes a new \
+run of the same session; asked for again, it is that run.
+
+Examples:
+  torpor runs redrive run_01a1f9…
+  torpor runs redrive run_01a1f9… --follow")]
+    Redrive {
+        /// The run's id
+        run: String,
+        /// Follow the run that does the work to its end
+        #[arg(long)]
+        follow: bool,
+    },
 }
 
 /// How a run that is followed is shown.
@@ -183,18 +211,31 @@ async fn ask(args: &Arguments) -> Result<Exit, Error> {
             let mode = if *interrupt { "interrupt" } else { "queue" };
             let message = json!({"prompt": text, "mode": mode});
             let accepted = client.post(&path(&["runs", checked(run)?, "messages"], &[]), &message).await?.success()?;
-            let new = accepted["runId"].as_str().unwrap_or_default();
-            if *follow {
-                return accompany(&client, new, Mode::of(false, false, false, json)).await;
-            }
-            if json {
-                ui::say!("{accepted:#}")
-            } else {
-                ui::say!("{new}")
-            }
-            Ok(Exit::Success)
+            go_on(&client, &accepted, *follow, json).await
+        }
+        What::DeadLetters { tenant, pages } => {
+            let filters = [("tenant", tenant.as_deref())];
+            pages.print(&client, ("dead-letters", "deadLetters"), &filters, json, letters::line).await
+        }
+        What::Redrive { run, follow } => {
+            let accepted = client.post(&path(&["runs", checked(run)?, "redrive"], &[]), &json!({})).await?.success()?;
+            go_on(&client, &accepted, *follow, json).await
         }
     }
+}
+
+/// Follows the run that an answer names, or says which it is.
+async fn go_on(client: &Client, accepted: &Value, follow: bool, json: bool) -> Result<Exit, Error> {
+    let run = accepted["runId"].as_str().unwrap_or_default();
+    if follow {
+        return accompany(client, run, Mode::of(false, false, false, json)).await;
+    }
+    if json {
+        ui::say!("{accepted:#}")
+    } else {
+        ui::say!("{run}")
+    }
+    Ok(Exit::Success)
 }
 
 /// Follows a run of a server that goes on without us, until Ctrl-C.

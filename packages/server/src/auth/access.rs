@@ -45,6 +45,8 @@ const TABLE: &[(&str, &str, Access)] = &[
     ("/run-leaf", "POST", Needs(RunsWrite)),
     ("/run-leaf/status", "GET", Needs(RunsRead)),
     ("/turn", "POST", Needs(RunsWrite)),
+    ("/runs/{runId}/redrive", "POST", Needs(RunsWrite)),
+    ("/dead-letters", "GET", Needs(RunsRead)),
     ("/gates", "GET", Needs(RunsRead)),
     ("/sessions", "GET", Needs(RunsRead)),
     ("/sessions/import", "POST", Needs(RunsWrite)),

@@ -83,6 +83,36 @@ pub(crate) async fn status(
     Ok(answer::standing(&record))
 }
 
+/// What lists ask for that are narrowed to a tenant and to nothing else.
+pub(crate) struct Narrowed {
+    pub(crate) tenant: Option<String>,
+    pub(crate) limit: usize,
+    pub(crate) cursor: Option<String>,
+}
+
+impl Narrowed {
+    /// Reads the parameters; pages have up to `most` items, and `usual` for a client that names no limit.
+    pub(crate) fn read(uri: &Uri, most: usize, usual: usize) -> Result<Self, Problem> {
+        let mut it = Self { tenant: None, limit: usual, cursor: None };
+        for (name, value) in parameters(uri)? {
+            let invalid = |expected: &str| invalid(&name, expected);
+            match name.as_str() {
+                "tenant" => {
+                    torpor_core::id::check_id(&value).map_err(|e| invalid(&e.to_string()))?;
+                    it.tenant = Some(value);
+                }
+                "limit" => {
+                    let read = value.parse().ok().filter(|n| (1..=most).contains(n));
+                    it.limit = read.ok_or_else(|| invalid(&format!("must be an integer from 1 to {most}")))?;
+                }
+                "cursor" => it.cursor = Some(value),
+                _ => return Err(invalid("is not a known parameter; there are tenant, limit and cursor")),
+            }
+        }
+        Ok(it)
+    }
+}
+
 /// A page that could not be had. A cursor that the store did not make is the one lasting refusal that a caller can cause.
 pub(crate) fn page_problem(e: store::Error, with_cursor: bool) -> Problem {
     match e {

@@ -20,7 +20,7 @@ use crate::answer::{self, GateShown, Shown};
 use crate::auth::Caller;
 use crate::pages;
 use crate::problem::Problem;
-use crate::routes::query::{page_problem, parameters};
+use crate::routes::query::{Narrowed, page_problem, parameters};
 use crate::submit::Shared;
 
 pub(crate) mod export;
@@ -131,33 +131,14 @@ pub(crate) async fn list(
         #[serde(skip_serializing_if = "Option::is_none")]
         next_cursor: Option<&'a str>,
     }
-    let mut filter = filter(request.uri())?;
+    let Narrowed { tenant, limit, cursor } = Narrowed::read(request.uri(), MAX_SESSIONS, DEFAULT_SESSIONS)?;
+    let mut filter = Filter { tenant, limit, cursor };
     if !caller.narrow(&mut filter.tenant) {
         return Ok(answer::json(StatusCode::OK, &Listed { sessions: Vec::new(), next_cursor: None }));
     }
     let page = shared.app.sessions.sessions(&filter).await.map_err(|e| page_problem(e, filter.cursor.is_some()))?;
     let body = Listed { sessions: page.sessions.iter().map(Line::of).collect(), next_cursor: page.next.as_deref() };
     Ok(answer::json(StatusCode::OK, &body))
-}
-
-fn filter(uri: &Uri) -> Result<Filter, Problem> {
-    let mut filter = Filter { limit: DEFAULT_SESSIONS, ..Filter::default() };
-    for (name, value) in parameters(uri)? {
-        let invalid = |expected: &str| Problem::field(Code::RequestInvalid, &name, expected);
-        match name.as_str() {
-            "tenant" => {
-                torpor_core::id::check_id(&value).map_err(|e| invalid(&e.to_string()))?;
-                filter.tenant = Some(value);
-            }
-            "limit" => {
-                let read = value.parse().ok().filter(|n| (1..=MAX_SESSIONS).contains(n));
-                filter.limit = read.ok_or_else(|| invalid(&format!("must be an integer from 1 to {MAX_SESSIONS}")))?;
-            }
-            "cursor" => filter.cursor = Some(value),
-            _ => return Err(invalid("is not a known parameter; there are tenant, limit and cursor")),
-        }
-    }
-    Ok(filter)
 }
 
 /// A page of the log, oldest first.

@@ -72,6 +72,8 @@ fn rows() -> Vec<Row> {
         Row("POST", "/runs/{run}/approve", Value::Null, GatesDecide),
         Row("POST", "/runs/{run}/reject", Value::Null, GatesDecide),
         Row("POST", "/runs/{run}/abort", Value::Null, GatesDecide),
+        Row("POST", "/runs/{run}/redrive", Value::Null, RunsWrite),
+        Row("GET", "/dead-letters", Value::Null, RunsRead),
         Row("GET", "/gates", Value::Null, RunsRead),
         Row("GET", "/runs/{run}/events", Value::Null, RunsRead),
         Row("GET", "/sessions/{session}", Value::Null, RunsRead),

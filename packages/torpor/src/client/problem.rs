@@ -42,6 +42,7 @@ fn next(code: &str, answer: &Answer) -> Option<String> {
         }
         "gate_not_found" => "`torpor gates list --status all` shows the gates that there are.",
         "gate_pending" => "`torpor gates list` shows what waits; `torpor gates approve|reject RUN` answers it.",
+        "not_dead_letter" => "`torpor runs dead-letters` lists those that can be driven again.",
         "gate_conflict" => "`torpor gates list --status decided` shows what was decided.",
         "key_not_found" => "`torpor keys list` shows the keys that there are.",
         "idempotency_conflict" => "Use another session id, or send the same body again to get the same run.",
