@@ -188,6 +188,30 @@ impl Link {
         }
     }
 
+    /// Refuses a node of a cluster that was named as if it were a single server: it has a part of the keys, and another part
+    /// after every move.
+    ///
+    /// # Errors
+    /// [`store::Error::Failed`] says how a cluster is named. [`store::Error::Unavailable`] when the server is away.
+    pub(crate) async fn is_single(&self) -> Result<(), store::Error> {
+        if !matches!(self.address.0, Kind::Single(_)) {
+            return Ok(());
+        }
+        let mut ask = Cmd::new();
+        ask.arg("INFO").arg("cluster");
+        let about = match self.send(Lane::Control, &ask).await.map_err(Failure::fault) {
+            Ok(Value::BulkString(about)) => about,
+            Err(away @ store::Error::Unavailable(_)) => return Err(away),
+            _ => return Ok(()), // a user who may not ask is believed
+        };
+        if String::from_utf8_lossy(&about).contains("cluster_enabled:1") {
+            return Err(store::Error::Failed(
+                "this Redis is part of a cluster; name it as one: several of its hosts, separated by commas".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
     /// A connection of its own. Without a `response` timeout it is for commands that block: closing it is how those are cancelled.
     pub(crate) async fn connect(&self, response: Option<Duration>) -> Result<Conn, RedisError> {
         let config =

@@ -59,14 +59,23 @@ impl Shards {
 }
 
 static FOUND: Script = script!("found", []);
+static RIGHTS: Script = script!(reads "rights", []);
 
 /// Makes the store if there is none, and checks that it is one this build can use; answers its id.
 pub(crate) async fn found(link: &Link, shards: &Shards, options: &Options) -> Result<String, store::Error> {
     let mut id = uuid::Uuid::new_v4().simple().to_string();
     let now = options.clock.as_ref().map(|clock| clock.now());
     for shard in shards.all() {
+        let prefix = shards.prefix(shard);
+        let mut refused = run(link, Lane::Control, (&RIGHTS, prefix, now), &Args::new()).await?;
+        if refused.len() > 0 {
+            let command = refused.text()?;
+            return Err(store::Error::Failed(format!(
+                "this user of Redis may not use {command} on keys and channels that begin with {prefix}"
+            )));
+        }
         let args = Args::new().number(LAYOUT).number(shards.prefixes.len() as u64).text(&id);
-        let mut answer = run(link, Lane::Control, (&FOUND, shards.prefix(shard), now), &args).await?;
+        let mut answer = run(link, Lane::Control, (&FOUND, prefix, now), &args).await?;
         let (layout, found) = (answer.number()?, answer.number()?);
         id = answer.text()?;
         if layout > LAYOUT {

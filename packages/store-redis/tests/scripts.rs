@@ -128,7 +128,12 @@ fn what_only_reads_calls_nothing_that_writes() {
         let body =
             fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("src/lua/{}.lua", script.name)));
         for command in WRITES.split(' ') {
-            assert!(!body.as_ref().unwrap().contains(&format!("'{command}'")), "`{}` calls {command}", script.name);
+            // As `call('HSET'`, and `pcall('HSET'`; names that are asked about are none of these.
+            assert!(
+                !body.as_ref().unwrap().contains(&format!("call('{command}'")),
+                "`{}` calls {command}",
+                script.name
+            );
         }
     }
 }

@@ -355,6 +355,7 @@ macro_rules! conformance {
             each_channel_is_claimed_for_itself
             a_waiting_claim_hears_of_its_channel
             further_runs_write_no_files
+            what_is_driven_again_writes_its_files
         ]);
         $crate::conformance_cases!($fresh, runs: [
             an_unknown_run_has_no_record

@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -17,11 +17,13 @@ use tempfile::TempDir;
 mod certificates;
 mod cluster;
 mod sentinels;
+mod watch;
 mod wire;
 
 pub use certificates::Certificates;
 pub use cluster::Cluster;
 pub use sentinels::Sentinels;
+pub use wire::ask;
 
 /// How long a server may take to answer, and several to agree.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -89,19 +91,24 @@ impl Server {
         Self::at_some_port(program, |_, port| {
             let mut args: Vec<OsString> = Vec::new();
             args.extend(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"].map(OsString::from));
-            args.extend(["--appendfsync", "everysec", "--loglevel", "warning", "--port"].map(OsString::from));
+            args.extend(["--appendfsync", "everysec", "--repl-diskless-sync-delay", "0"].map(OsString::from));
+            args.extend(["--loglevel", "warning", "--port"].map(OsString::from));
             args.push(port.to_string().into());
             args.extend(settings.iter().map(OsString::from));
             args
         })
     }
 
-    /// One server for all tests of a binary that run at the same time, each of which takes key names of its own; gone with
-    /// the last of them.
+    /// One server for all tests of a binary, each of which takes key names of its own; gone with the process.
     #[must_use]
     pub fn shared() -> Option<Arc<Self>> {
-        static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
-        shared(&SHARED, Self::start)
+        static SHARED: OnceLock<Option<Arc<Server>>> = OnceLock::new();
+        let start = || {
+            let server = Self::start()?;
+            watch::until_exit(&[&server]);
+            Some(Arc::new(server))
+        };
+        SHARED.get_or_init(start).clone()
     }
 
     /// Starts a program with the arguments that `args` makes for a folder and a port.
@@ -147,7 +154,7 @@ impl Server {
     /// # Errors
     /// The server's error, or why it has no answer.
     pub fn ask(&self, command: &[&str]) -> Result<String, String> {
-        wire::ask(self.port, command)
+        ask(self.port, command)
     }
 
     /// `kill -9`.
@@ -205,17 +212,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-/// What is there, or a new one.
-fn shared<T>(shared: &Mutex<Weak<T>>, start: impl FnOnce() -> Option<T>) -> Option<Arc<T>> {
-    let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(there) = shared.upgrade() {
-        return Some(there);
-    }
-    let fresh = Arc::new(start()?);
-    *shared = Arc::downgrade(&fresh);
-    Some(fresh)
 }
 
 /// Waits until something is so.

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use torpor_core::dead_letter::{Redrive, Redriven};
 use torpor_core::envelope::Spec;
 use torpor_core::gate::{Action, Decide, Decision};
+use torpor_core::outcome::{FailReason, Outcome};
 use torpor_core::queue::{Backlog, Lease, NewRun};
 use torpor_core::volume::{self, Place, Task};
 use torpor_core::webhook::{Channel, Claimed, Destination, Kind, Message, Noted, State, Target};
@@ -148,4 +150,20 @@ pub async fn further_runs_write_no_files(f: Fixture) {
     f.finish(&lease, 1).await;
     assert!(take(&f, Channel::Files).await.is_empty());
     assert_eq!(f.record(&lease.record.run_id).await.files, None);
+}
+
+/// The work of a dead letter that is driven again is the same work: it writes where the first one did.
+pub async fn what_is_driven_again_writes_its_files(f: Fixture) {
+    let lease = running(&f, "s").await;
+    let run = lease.record.run_id.clone();
+    let end = ended(&lease, Outcome::failed(FailReason::DeadLetter, "given up"));
+    f.append(&lease, 0, vec![end]).await.unwrap();
+    f.queue.dead_letter(&run, "given up").await.unwrap();
+    assert_eq!(take_one(&f).await.run, run);
+    let redrive = Redrive { run, tenant: None, new_run: RunId::generate(), trace: None };
+    assert!(matches!(f.letters.redrive(&redrive).await.unwrap(), Redriven::Queued(_)));
+    let again = f.claim_one("w").await;
+    f.finish(&again, 1).await;
+    let message = take_one(&f).await;
+    assert_eq!((message.run, message.to), (redrive.new_run, Destination::Files(files())));
 }

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use super::{Server, free_port, program};
+use super::{Server, free_port, program, watch};
 
 /// An authority, a server's certificate for `127.0.0.1` and `localhost`, and a client's.
 #[derive(Debug)]
@@ -58,27 +59,27 @@ impl Certificates {
         std::fs::read(self.file(name)).expect("a certificate")
     }
 
-    /// The settings of a server that speaks TLS at a port of its own, which comes first.
+    /// A server that speaks TLS at the port that comes first, with further settings. `None`, said loudly, where none is
+    /// installed.
     #[must_use]
-    pub fn settings(&self) -> (u16, Vec<String>) {
+    pub fn server(&self, settings: &[&str]) -> Option<(u16, Server)> {
         let port = free_port();
-        let mut all = vec!["--tls-port".to_owned(), port.to_string()];
+        let mut args = vec!["--tls-port".to_owned(), port.to_string()];
         for (setting, file) in
             [("--tls-ca-cert-file", "ca.pem"), ("--tls-cert-file", "server.pem"), ("--tls-key-file", "server.key")]
         {
-            all.extend([setting.to_owned(), self.file(file).to_string_lossy().into_owned()]);
+            args.extend([setting.to_owned(), self.file(file).to_string_lossy().into_owned()]);
         }
-        (port, all)
+        let args: Vec<&str> = args.iter().map(String::as_str).chain(settings.iter().copied()).collect();
+        Some((port, Server::of(program()?, &args)))
     }
 
-    /// A server that speaks TLS at the port that comes first, with further settings. `None`, said loudly, where none that
-    /// knows TLS is installed.
+    /// As [`Certificates::server`], until the end of the process.
     #[must_use]
-    pub fn server(&self, settings: &[&str]) -> Option<(u16, Server)> {
-        let (port, all) = self.settings();
-        let mut args: Vec<&str> = all.iter().map(String::as_str).collect();
-        args.extend(settings);
-        Some((port, Server::of(program()?, &args)))
+    pub fn shared_server(&self, settings: &[&str]) -> Option<(u16, Arc<Server>)> {
+        let (port, server) = self.server(settings)?;
+        watch::until_exit(&[&server]);
+        Some((port, Arc::new(server)))
     }
 }
 

@@ -1,9 +1,9 @@
 //! A cluster of three primaries, and of one replica of each if wanted.
 
 use std::ops::RangeInclusive;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, OnceLock};
 
-use super::{Server, free_port, program, shared, until};
+use super::{Server, free_port, program, until, watch};
 
 /// How long a node may be silent before the others take it for dead, in milliseconds.
 const NODE_TIMEOUT: &str = "1500";
@@ -27,8 +27,13 @@ impl Cluster {
     /// As [`Server::shared`].
     #[must_use]
     pub fn shared() -> Option<Arc<Self>> {
-        static SHARED: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
-        shared(&SHARED, Self::start)
+        static SHARED: OnceLock<Option<Arc<Cluster>>> = OnceLock::new();
+        let start = || {
+            let cluster = Self::start()?;
+            watch::until_exit(&cluster.nodes.iter().collect::<Vec<_>>());
+            Some(Arc::new(cluster))
+        };
+        SHARED.get_or_init(start).clone()
     }
 
     /// Three primaries with so many replicas each, and further settings for all of them.
@@ -74,8 +79,13 @@ impl Cluster {
 
     /// The nodes: primaries in the order of their slots, then their replicas.
     #[must_use]
-    pub fn nodes(&mut self) -> &mut [Server] {
-        &mut self.nodes
+    pub fn nodes(&self) -> &[Server] {
+        &self.nodes
+    }
+
+    /// One of them, to be ended or started.
+    pub fn node(&mut self, n: usize) -> &mut Server {
+        &mut self.nodes[n]
     }
 
     /// Begins to move a slot from one node to another. Whatever keys it has stay where they are until

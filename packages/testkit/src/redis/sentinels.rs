@@ -1,8 +1,9 @@
 //! A primary with a replica, and three sentinels that watch over them.
 
 use std::ffi::OsString;
+use std::sync::{Arc, OnceLock};
 
-use super::{Server, program, until};
+use super::{Server, program, until, watch};
 
 /// What the sentinels call the primary.
 const NAME: &str = "torpor";
@@ -44,6 +45,18 @@ impl Sentinels {
         Some(all)
     }
 
+    /// One for all tests of a binary, as [`Server::shared`].
+    #[must_use]
+    pub fn shared() -> Option<Arc<Self>> {
+        static SHARED: OnceLock<Option<Arc<Sentinels>>> = OnceLock::new();
+        let start = || {
+            let all = Self::with(&[])?;
+            watch::until_exit(&all.stores.iter().chain(&all.sentinels).collect::<Vec<_>>());
+            Some(Arc::new(all))
+        };
+        SHARED.get_or_init(start).clone()
+    }
+
     /// `redis-sentinel://…` with all sentinels.
     #[must_use]
     pub fn url(&self) -> String {
@@ -53,8 +66,19 @@ impl Sentinels {
 
     /// The first primary, and its replica.
     #[must_use]
-    pub fn stores(&mut self) -> &mut [Server] {
-        &mut self.stores
+    pub fn stores(&self) -> &[Server] {
+        &self.stores
+    }
+
+    /// One of them, to be ended or started.
+    pub fn store(&mut self, n: usize) -> &mut Server {
+        &mut self.stores[n]
+    }
+
+    /// Lets the sentinels make the replica the primary, and the primary its replica, while both live.
+    pub fn fail_over(&self) {
+        // The one before may be too short ago.
+        until("the sentinels agree to a failover", || self.sentinels[0].ask(&["SENTINEL", "FAILOVER", NAME]).is_ok());
     }
 
     /// Where the primary is, as the first sentinel says.

@@ -7,8 +7,11 @@ use std::time::Duration;
 /// How long one answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Sends a command and answers what came back, a line for each value.
-pub(super) fn ask(port: u16, command: &[&str]) -> Result<String, String> {
+/// Sends a command to the server at this port of 127.0.0.1 and answers what came back, a line for each value.
+///
+/// # Errors
+/// The server's error, or why it has no answer.
+pub fn ask(port: u16, command: &[&str]) -> Result<String, String> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let socket = TcpStream::connect_timeout(&address, PATIENCE).map_err(|e| e.to_string())?;
     socket.set_read_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;

@@ -1,11 +1,38 @@
 //! `rediss://`: who vouches for the server, and who this process is to it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed expectation is the result
+use std::sync::{Arc, OnceLock};
 
 use torpor_core::key::KeyStore as _;
 use torpor_core::store::Error;
 use torpor_store_redis::{Address, Options, Store, Tls};
-use torpor_testkit::redis::Certificates;
+use torpor_testkit::conformance::Fixture;
+use torpor_testkit::conformance::keys::Keys;
+use torpor_testkit::redis::{Certificates, Server};
+
+use crate::place::Place;
+
+fn place() -> Option<Place> {
+    static SHARED: OnceLock<Option<(Certificates, u16, Arc<Server>)>> = OnceLock::new();
+    let start = || {
+        let certificates = Certificates::make()?;
+        let (port, server) = certificates.shared_server(&["--tls-auth-clients", "no"])?;
+        Some((certificates, port, server))
+    };
+    let (certificates, port, server) = SHARED.get_or_init(start).as_ref()?;
+    let place = Place::new(format!("rediss://127.0.0.1:{port}"), vec![server.port()], Arc::clone(server));
+    Some(place.options(|options| options.tls = trusting(certificates)))
+}
+
+async fn fresh() -> Option<Fixture> {
+    Some(place()?.fixture().await)
+}
+
+async fn fresh_keys() -> Option<Keys> {
+    Some(place()?.keys().await)
+}
+
+torpor_testkit::conformance!(fresh);
+torpor_testkit::key_conformance!(fresh_keys);
 
 async fn connect(url: &str, tls: Tls) -> Result<Store, Error> {
     Store::connect(&Address::parse(url).unwrap(), Options { tls, ..Options::default() }).await

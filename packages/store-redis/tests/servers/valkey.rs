@@ -1,0 +1,23 @@
+//! Valkey, where it is installed.
+
+use torpor_testkit::conformance::Fixture;
+use torpor_testkit::conformance::keys::Keys;
+use torpor_testkit::redis::{Server, valkey};
+
+use crate::place::Place;
+
+fn place() -> Option<Place> {
+    let server = Server::of(valkey()?, &[]);
+    Some(Place::new(server.url(), vec![server.port()], server))
+}
+
+async fn fresh() -> Option<Fixture> {
+    Some(place()?.fixture().await)
+}
+
+async fn fresh_keys() -> Option<Keys> {
+    Some(place()?.keys().await)
+}
+
+torpor_testkit::conformance!(fresh);
+torpor_testkit::key_conformance!(fresh_keys);
