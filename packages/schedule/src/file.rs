@@ -121,12 +121,9 @@ impl Schedule {
         };
         let mut wrong = Wrong::default();
         let schedule = read(map, stem, &mut wrong);
-        if wrong.0.is_empty() {
-            schedule.check(&FireId::of_minute(Timestamp(0)))?;
-            Ok(schedule)
-        } else {
-            Err(Invalid(wrong.0))
-        }
+        wrong.end()?;
+        schedule.check(&FireId::of_minute(Timestamp(0)))?;
+        Ok(schedule)
     }
 
     /// What a fire posts, in the order of the items.
@@ -158,7 +155,21 @@ impl Schedule {
                 wrong.item(post.number, &post.name, "sessionId", &message);
             }
         }
-        if wrong.0.is_empty() { Ok(()) } else { Err(Invalid(wrong.0)) }
+        wrong.end()
+    }
+
+    /// Checks every envelope with somebody else's eyes: those of whoever will take them.
+    ///
+    /// # Errors
+    /// [`Invalid`] names every item that `check` refuses, with its words.
+    pub fn check_with(&self, check: impl Fn(Value) -> Result<(), String>) -> Result<(), Invalid> {
+        let mut wrong = Wrong::default();
+        for post in self.posts(&FireId::of_minute(Timestamp(0))) {
+            if let Err(e) = check(post.body) {
+                wrong.item(post.number, &post.name, "", &e);
+            }
+        }
+        wrong.end()
     }
 }
 
@@ -167,6 +178,10 @@ impl Schedule {
 struct Wrong(Vec<String>);
 
 impl Wrong {
+    fn end(self) -> Result<(), Invalid> {
+        if self.0.is_empty() { Ok(()) } else { Err(Invalid(self.0)) }
+    }
+
     fn field(&mut self, field: &str, message: impl fmt::Display) {
         self.0.push(format!("`{field}` {message}"));
     }

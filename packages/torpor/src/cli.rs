@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::config::{Config, Overrides, ProcessEnv, Raw, Refused};
-use crate::{demo, dispatch, doctor, gates, keys, run, runs, serve, sessions, worker};
+use crate::{demo, dispatch, doctor, gates, keys, run, runs, schedules, serve, sessions, worker};
 
 /// A scale-to-zero runtime for AI agents.
 ///
@@ -53,6 +53,8 @@ enum Command {
     Runs(runs::Arguments),
     /// List what waits for a verdict, and approve, reject or abort it
     Gates(gates::Arguments),
+    /// List, show, pause, resume and fire the schedules of a server
+    Schedules(schedules::Arguments),
     /// List, show, fork, export, import and delete sessions
     Sessions(sessions::Arguments),
     /// Make, list, rotate and end API keys
@@ -213,6 +215,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Dispatch(args) => dispatch::main(&args),
         Command::Runs(args) => runs::main(&args),
         Command::Gates(args) => gates::main(&args),
+        Command::Schedules(args) => schedules::main(&args),
         Command::Sessions(args) => sessions::main(&args),
         Command::Keys(args) => keys::main(&args),
         Command::Demo(args) => demo::main(&args),

@@ -58,6 +58,8 @@ pub(crate) struct Config {
     pub(crate) insecure_no_auth: bool,
     pub(crate) api_keys_file: Option<PathBuf>,
     pub(crate) webhook_secrets_file: Option<PathBuf>,
+    /// A file, or a folder of them.
+    pub(crate) schedules: Option<PathBuf>,
     pub(crate) webhook_allow: torpor_webhook::Allow,
     pub(crate) data_dir: PathBuf,
     /// The store that processes share; `None` is the embedded one in the data folder.
@@ -245,6 +247,7 @@ impl Config {
             insecure_no_auth: r.flag("TORPOR_INSECURE_NO_AUTH"),
             api_keys_file: r.text("TORPOR_API_KEYS_FILE").filter(|t| !t.is_empty()).map(PathBuf::from),
             webhook_secrets_file: r.text("TORPOR_WEBHOOK_SECRETS_FILE").filter(|t| !t.is_empty()).map(PathBuf::from),
+            schedules: r.text("TORPOR_SCHEDULES").filter(|t| !t.is_empty()).map(PathBuf::from),
             webhook_allow: read_webhook_allow(&mut r),
             data_dir,
             redis: store::read_redis(&mut r),

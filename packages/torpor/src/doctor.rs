@@ -1,5 +1,6 @@
 //! `torpor doctor`: check this machine and configuration, and say what to do about what is wrong.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -8,10 +9,12 @@ use serde_json::json;
 use torpor_core::SystemClock;
 use torpor_core::observe::Nobody;
 use torpor_core::sandbox::SandboxTransport as _;
+use torpor_schedule::Source as _;
 
 use crate::cli::{Error, Exit, Sources};
 use crate::client::Client;
 use crate::config::{Config, Overrides, SandboxKind};
+use crate::schedule_files::Files;
 use crate::stores::{Role, Stores};
 use crate::{runtime, ui};
 
@@ -82,6 +85,7 @@ async fn examine(args: &Arguments) -> Vec<Finding> {
     findings.push(finding("configuration", Mark::Good, "every setting is understood".to_owned()));
     findings.extend(store_and_sandbox(&config).await);
     findings.push(model(&config));
+    findings.extend(config.schedules.as_deref().map(schedules));
     findings
 }
 
@@ -136,6 +140,16 @@ async fn sandbox(config: &Config, store_id: &str) -> Finding {
     match probed {
         Ok(text) => finding("sandbox", Mark::Good, text),
         Err(e) => finding("sandbox", Mark::Bad, e),
+    }
+}
+
+fn schedules(path: &Path) -> Finding {
+    match Files::open(path, Box::new(|_| Ok(()))) {
+        Ok(files) => {
+            let count = ui::count(files.look().schedules.len() as u64, "schedule");
+            finding("schedules", Mark::Good, format!("{}: {count}", path.display()))
+        }
+        Err(e) => finding("schedules", Mark::Bad, e),
     }
 }
 

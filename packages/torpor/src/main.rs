@@ -16,6 +16,8 @@ mod pages;
 mod run;
 mod runs;
 mod runtime;
+mod schedule_files;
+mod schedules;
 mod serve;
 mod sessions;
 mod stores;

@@ -129,6 +129,7 @@ async fn in_process(mut config: Config, args: &Arguments, envelope: &Value) -> R
     // When the run is over, or somebody presses Ctrl-C, whatever else goes on here is handed back, not waited for.
     config.worker.drain = Duration::ZERO;
     config.server.drain = SHORT_DRAIN;
+    config.schedules = None; // this server goes with the run
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen on loopback")?;
     let url = format!("http://{}", listener.local_addr().context("cannot read the listener's address")?);
     let runtime = Runtime::open(&config, Role::Server).await?;

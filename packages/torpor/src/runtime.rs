@@ -1,7 +1,7 @@
 //! The wiring: store, models, sandbox, worker and server of one process.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,12 +15,15 @@ use torpor_core::key::{KeyStore, Rate, Record, Scopes, Secret, Wish};
 use torpor_core::live::Hub;
 use torpor_core::queue::Lease;
 use torpor_core::sandbox::SandboxTransport;
-use torpor_harness::Deps;
+use torpor_core::schedule::ScheduleStore;
+use torpor_schedule::{Schedule, Scheduler};
+use torpor_server::Intake;
 use torpor_worker::{Claims, Webhooks, Worker};
 
 use crate::cli::Error;
 use crate::config::{Config, Confinement, SandboxKind};
 use crate::keys_file::WithFile;
+use crate::schedule_files::Files;
 use crate::stores::{Role, Stores, failed};
 use crate::watching::Watching;
 use crate::webhooks;
@@ -67,7 +70,7 @@ impl Runtime {
         let models = torpor_model::Models::new(&config.models).map_err(|e| Error::Usage(setting(&e)))?;
         let sandbox = sandbox(config, &stores.id)?;
         let live = stores.relay.clone().map_or_else(Hub::default, Hub::relayed);
-        let deps = Deps {
+        let deps = torpor_harness::Deps {
             log: stores.log.clone(),
             live: live.clone(),
             models: Arc::new(models),
@@ -81,7 +84,7 @@ impl Runtime {
         let (owner_secret, owner) = Record::issue(owners_wish(), clock.now());
         let check = |s: &Arc<_>| Arc::new(SandboxCheck(Arc::clone(s))) as Arc<dyn torpor_server::Check>;
         let checks = sandbox.iter().map(check).collect();
-        let app = torpor_server::App {
+        let mut app = torpor_server::App {
             queue: stores.queue.clone(),
             log: stores.log.clone(),
             gates: stores.gates.clone(),
@@ -101,6 +104,9 @@ impl Runtime {
             metrics: Some(watching.counted.clone()),
             clock: clock.clone(),
         };
+        if let Some(path) = config.schedules.as_deref().filter(|_| role == Role::Server) {
+            app.schedules = Some(scheduler(path, &app, stores.schedules, worker.id())?);
+        }
         let sweeper = sweeper::Sweeper {
             runs: stores.runs,
             sessions: stores.sessions,
@@ -160,6 +166,7 @@ impl Runtime {
         let sweeper = tokio::spawn(self.sweeper.run());
         let live = self.app.live.clone();
         let pump = tokio::spawn(async move { live.pump().await });
+        let schedules = self.app.schedules.clone();
         let server = torpor_server::serve(listener, self.app, self.server, until_told(&told));
         let worker = self.worker.run(until_told(&told));
         let webhooks = async {
@@ -168,11 +175,16 @@ impl Runtime {
                 self.webhooks.run(until_told(&told), self.config.drain).await;
             }
         };
+        let schedules = async {
+            if let Some(scheduler) = schedules {
+                scheduler.run(until_told(&told)).await;
+            }
+        };
         let stop = async {
             shutdown.await;
             let _ = tell.send(());
         };
-        let (served, (), (), ()) = tokio::join!(server, worker, webhooks, stop);
+        let (served, (), (), (), ()) = tokio::join!(server, worker, webhooks, schedules, stop);
         sweeper.abort();
         pump.abort();
         self.watching.end().await;
@@ -253,6 +265,29 @@ pub(crate) fn keys(config: &Config, store: Arc<dyn KeyStore>) -> Result<Arc<dyn 
     let Some(file) = &config.api_keys_file else { return Ok(store) };
     let with_file = WithFile::open(file, store).map_err(|e| Error::Usage(format!("TORPOR_API_KEYS_FILE: {e}")))?;
     Ok(Arc::new(with_file))
+}
+
+/// What fires the schedules of this file or folder, through the same door as requests.
+fn scheduler(
+    path: &Path,
+    app: &torpor_server::App,
+    store: Arc<dyn ScheduleStore>,
+    me: &WorkerId,
+) -> Result<Scheduler, Error> {
+    let intake = Intake::new(app);
+    let door = intake.clone();
+    let check = move |schedule: &Schedule| schedule.check_with(|body| door.check(body).map_err(|e| e.detail));
+    let files = Files::open(path, Box::new(check));
+    let named = |e: String| e.lines().map(|line| format!("TORPOR_SCHEDULES: {line}")).collect::<Vec<_>>().join("\n");
+    let source = Arc::new(files.map_err(|e| Error::Usage(named(e)))?);
+    let clock = app.clock.clone();
+    Ok(Scheduler::new(torpor_schedule::Deps {
+        store,
+        source,
+        submit: Arc::new(intake),
+        clock,
+        by: me.as_str().to_owned(),
+    }))
 }
 
 /// What whoever can read the data folder may do: everything, as they could with the store itself.

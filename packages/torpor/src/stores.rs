@@ -13,6 +13,7 @@ use torpor_core::log::SessionLog;
 use torpor_core::observe::Observer;
 use torpor_core::queue::WorkQueue;
 use torpor_core::run::RunStore;
+use torpor_core::schedule::ScheduleStore;
 use torpor_core::session::SessionStore;
 use torpor_core::webhook::Outbox;
 use torpor_core::{Clock, store};
@@ -46,6 +47,7 @@ pub(crate) struct Stores {
     pub(crate) sessions: Arc<dyn SessionStore>,
     pub(crate) letters: Arc<dyn LetterStore>,
     pub(crate) outbox: Arc<dyn Outbox>,
+    pub(crate) schedules: Arc<dyn ScheduleStore>,
     pub(crate) keys: Arc<dyn KeyStore>,
     /// What carries pieces of answers to other processes, if there are any.
     pub(crate) relay: Option<Arc<dyn Relay>>,
@@ -72,7 +74,15 @@ impl Stores {
 
     fn of<S>(store: S, id: String) -> Self
     where
-        S: SessionLog + WorkQueue + RunStore + GateStore + SessionStore + LetterStore + Outbox + KeyStore,
+        S: SessionLog
+            + WorkQueue
+            + RunStore
+            + GateStore
+            + SessionStore
+            + LetterStore
+            + Outbox
+            + ScheduleStore
+            + KeyStore,
     {
         let store = Arc::new(store);
         Self {
@@ -83,6 +93,7 @@ impl Stores {
             sessions: store.clone(),
             letters: store.clone(),
             outbox: store.clone(),
+            schedules: store.clone(),
             keys: store,
             relay: None,
             id,

@@ -41,7 +41,8 @@ impl<T> Clone for Known<T> {
     }
 }
 
-type Stamp = (u64, u64, i64, i64);
+/// What tells one state of a file from another.
+pub(crate) type Stamp = (u64, u64, i64, i64);
 
 impl<T> WatchedFile<T> {
     /// Reads the file.
@@ -73,11 +74,20 @@ impl<T> WatchedFile<T> {
     }
 }
 
-fn stamp(meta: &std::fs::Metadata) -> Stamp {
+/// The stamp of a file in this state.
+pub(crate) fn stamp(meta: &std::fs::Metadata) -> Stamp {
     (meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec())
 }
 
 fn read<T>(path: &Path, parse: Parse<T>) -> Result<(Stamp, T), String> {
+    let (meta, text) = read_text(path)?;
+    let changed = Timestamp(u64::try_from(meta.mtime()).unwrap_or(0).saturating_mul(1_000));
+    let said = parse(&text, changed).map_err(|e| format!("{}: {e}", path.display()))?;
+    Ok((stamp(&meta), said))
+}
+
+/// The text of a file that is not too large, and the state it was in.
+pub(crate) fn read_text(path: &Path) -> Result<(std::fs::Metadata, String), String> {
     let failed = |e: std::io::Error| format!("{}: {e}", path.display());
     let file = std::fs::File::open(path).map_err(failed)?;
     let meta = file.metadata().map_err(failed)?;
@@ -86,9 +96,7 @@ fn read<T>(path: &Path, parse: Parse<T>) -> Result<(Stamp, T), String> {
     if text.len() as u64 > MAX_BYTES {
         return Err(format!("{}: is larger than {MAX_BYTES} bytes", path.display()));
     }
-    let changed = Timestamp(u64::try_from(meta.mtime()).unwrap_or(0).saturating_mul(1_000));
-    let said = parse(&text, changed).map_err(|e| format!("{}: {e}", path.display()))?;
-    Ok((stamp(&meta), said))
+    Ok((meta, text))
 }
 
 #[cfg(test)]

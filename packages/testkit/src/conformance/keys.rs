@@ -25,6 +25,22 @@ impl fmt::Debug for Keys {
     }
 }
 
+/// The suite of the keys seam: every promise a test. `$fresh` makes fresh [`Keys`].
+#[macro_export]
+macro_rules! key_conformance {
+    ($fresh:path) => {
+        $crate::conformance_cases!($fresh, keys: [
+            keys_come_back_unchanged
+            a_taken_id_is_refused
+            every_change_is_a_new_version
+            rotation_overlaps_with_one_secret_before
+            revoking_is_for_good
+            unknown_keys_are_unknown
+            a_tenant_has_so_many_keys_and_no_more
+        ]);
+    };
+}
+
 const NOW: Timestamp = Timestamp(1_790_000_000_000);
 
 impl Keys {

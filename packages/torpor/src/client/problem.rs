@@ -40,6 +40,7 @@ fn next(code: &str, answer: &Answer) -> Option<String> {
                 .as_str()
                 .map(|run| format!("`torpor runs follow|cancel {run}` waits for it, or ends it."));
         }
+        "schedule_not_found" => "`torpor schedules list` shows the schedules that there are.",
         "gate_not_found" => "`torpor gates list --status all` shows the gates that there are.",
         "gate_pending" => "`torpor gates list` shows what waits; `torpor gates approve|reject RUN` answers it.",
         "not_dead_letter" => "`torpor runs dead-letters` lists those that can be driven again.",

@@ -156,6 +156,10 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "1000000",
         "Runs that may be queued, running or paused at once (in Redis: in each shard)",
     ),
+    Setting::unset(
+        "TORPOR_SCHEDULES",
+        "Schedule file, or folder of them (*.toml, *.json), that this server fires; read again when they change",
+    ),
     Setting::new("TORPOR_LEASE_MS", "3000", "Takeover time; the heartbeat is a third of it"),
     Setting::new("TORPOR_CONCURRENCY", "512", "Leaves that run at once in this process"),
     Setting::new("TORPOR_MAX_ATTEMPTS", "5", "Attempts without progress before a run is given up"),

@@ -39,6 +39,7 @@ impl Server {
             .env_remove("TORPOR_CONFIG")
             .env_remove("REDIS_URL")
             .env_remove("TORPOR_API_KEYS_FILE")
+            .env_remove("TORPOR_SCHEDULES")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log.context("cannot write the server's log")?)

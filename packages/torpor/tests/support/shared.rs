@@ -13,8 +13,13 @@ impl World {
         let server = redis::Server::shared()?;
         let mut world = Self::new().await;
         world.env("REDIS_URL", &server.url());
-        world.env("TORPOR_REDIS_PREFIX", &format!("t-{}", server_name(&world)));
+        world.env("TORPOR_REDIS_PREFIX", &world.prefix());
         Some((world, server))
+    }
+
+    /// What begins the keys of this world in the Redis that all tests share.
+    pub fn prefix(&self) -> String {
+        format!("t-{}", server_name(self))
     }
 
     /// As [`World::shared`], with a Redis of its own that may be stopped.
