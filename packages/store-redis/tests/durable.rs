@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use support::{Plain, insist, running, store};
-use torpor_core::Position;
 use torpor_core::entry::Body;
 use torpor_core::log::{AppendError, SessionLog as _};
-use torpor_core::queue::Lease;
-use torpor_store_redis::{Durability, Options};
-use torpor_testkit::redis::Server;
-use torpor_testkit::sample::{note, write};
+use torpor_core::queue::{Lease, NewRun, WorkQueue as _};
+use torpor_core::{Position, SessionKey};
+use torpor_store_redis::{Address, Durability, Options, Store};
+use torpor_testkit::redis::{Cluster, Server};
+use torpor_testkit::sample::{claimed, first_claimed, note, write};
 
 fn synced(replicas: u16, timeout: Duration) -> Options {
     Options { durability: Durability::Synced { replicas }, timeout, ..Options::default() }
@@ -103,4 +103,27 @@ async fn an_intent_waits_for_replicas_and_is_refused_without_them() {
     let refused = store.append(write(&lease, 1, vec![intent(&lease)])).await.unwrap_err();
     assert!(matches!(&refused, AppendError::Store(e) if e.is_retryable()), "{refused}");
     store.append(write(&lease, 2, vec![note(&lease)])).await.expect("what is no intent waits for nobody");
+}
+
+#[tokio::test]
+async fn an_intent_waits_for_the_replicas_of_its_own_shard_also_after_a_failover() {
+    let Some(cluster) = Cluster::with(1, &[]) else { return };
+    let options = Options { shards: 4, ..synced(1, Duration::from_secs(2)) };
+    let store = Store::connect(&Address::parse(&cluster.url()).unwrap(), options).await.unwrap();
+    let mut leases = Vec::new();
+    for n in 0..8 {
+        let session = SessionKey::new(&format!("tenant-{n}"), "s").unwrap();
+        leases.push(claimed(store.enqueue(NewRun { session, ..first_claimed("s") }).await.unwrap()));
+    }
+    let (store, leases) = (&store, &leases);
+    let intents = |after| {
+        let insisted = leases.iter().map(move |lease| insist(store, write(lease, after, vec![intent(lease)])));
+        join_all(insisted)
+    };
+    assert!(intents(0).await.into_iter().all(|(position, _)| position == Position(1)));
+    // What was acknowledged is at the replicas: whoever takes over knows the log as its writers do.
+    for replica in &cluster.nodes()[3..] {
+        replica.ask(&["CLUSTER", "FAILOVER", "TAKEOVER"]).unwrap();
+    }
+    assert!(intents(1).await.into_iter().all(|(position, _)| position == Position(2)));
 }
