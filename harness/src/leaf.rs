@@ -54,7 +54,7 @@ pub enum LeafEnd {
     Ended(Outcome),
     /// It was asked to stop and stopped at a safe point: release the lease. Running commands go on.
     HandedBack,
-    /// There are hands, but they cannot take this session now: release the lease to wait, burning no attempt.
+    /// There are hands, but they cannot take this session now, or only a newer build can read its log: release the lease to wait, burning no attempt.
     Busy(String),
     /// It waits for people, and nobody owns it: do nothing more.
     Parked,
@@ -193,6 +193,8 @@ fn end_of(run: &RunId, stopped: Stopped) -> LeafEnd {
             tracing::warn!(%run, why, "this brain was overtaken; it stops here");
             LeafEnd::Fenced
         }
+        // Builds of two versions share a store while one replaces the other: a run that the newer one went on with is its to end.
+        Stopped::Store(store::Error::Newer(e)) => LeafEnd::Busy(format!("a newer build has to go on with it: {e}")),
         Stopped::Store(e) => {
             tracing::error!(%run, error = %e, "the leaf stops: the log is out of reach");
             LeafEnd::Store(e.to_string())

@@ -6,7 +6,10 @@ pub enum Error {
     /// It cannot be reached or is overloaded now; the same call may succeed later.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
-    /// What it holds cannot be read (damaged, or of a newer schema).
+    /// What it holds was written by a newer build, which can read it.
+    #[error("the store holds data of a newer build: {0}")]
+    Newer(String),
+    /// What it holds cannot be read: it is damaged.
     #[error("the store holds data this build cannot read: {0}")]
     Unreadable(String),
     /// A bug, or a store that refuses for a lasting reason (disk full, read-only).

@@ -20,7 +20,7 @@ impl Fault {
     pub(crate) fn unreadable(self) -> Result<String, Self> {
         use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error};
         match self {
-            Self::Store(store::Error::Unreadable(what)) => Ok(what),
+            Self::Store(store::Error::Unreadable(what) | store::Error::Newer(what)) => Ok(what),
             Self::Database(
                 e
                 @ (FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..)),
@@ -44,12 +44,18 @@ impl From<store::Error> for Fault {
 
 impl From<DecodeError> for Fault {
     fn from(e: DecodeError) -> Self {
-        Self::Store(store::Error::Unreadable(e.to_string()))
+        Self::Store(match e {
+            DecodeError::Newer { .. } => store::Error::Newer(e.to_string()),
+            _ => store::Error::Unreadable(e.to_string()),
+        })
     }
 }
 
 impl From<Fault> for store::Error {
     fn from(fault: Fault) -> Self {
+        if let Fault::Store(e @ Self::Newer(_)) = fault {
+            return e;
+        }
         match fault.unreadable() {
             Ok(what) => Self::Unreadable(what),
             Err(Fault::Store(e)) => e,
@@ -75,6 +81,7 @@ impl From<Fault> for log::AppendError {
 pub(crate) fn describe(what: &str, fault: Fault) -> store::Error {
     match store::Error::from(fault) {
         store::Error::Unavailable(e) => store::Error::Unavailable(format!("{what}: {e}")),
+        store::Error::Newer(e) => store::Error::Newer(format!("{what}: {e}")),
         store::Error::Unreadable(e) => store::Error::Unreadable(format!("{what}: {e}")),
         store::Error::Failed(e) => store::Error::Failed(format!("{what}: {e}")),
     }

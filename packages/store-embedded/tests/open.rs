@@ -321,7 +321,7 @@ async fn an_entry_of_a_newer_build_is_refused_by_name() {
     store.append(write(&lease, 0, vec![note(&lease)])).await.unwrap();
     database(dir.path()).execute("UPDATE entry SET schema = 99", []).unwrap();
     match SessionLog::open(&store, lease.session()).await {
-        Err(store::Error::Unreadable(e)) => assert!(e.contains("schema 99"), "{e}"),
+        Err(store::Error::Newer(e)) => assert!(e.contains("schema 99"), "{e}"),
         other => panic!("expected Unreadable, got {other:?}"),
     }
 }

@@ -156,7 +156,7 @@ impl Store {
                     self.tell_changed(shard, &lease.record.run_id);
                     seen.leases.push(lease);
                 }
-                Err(store::Error::Unreadable(why)) => unreadable.push((run, epoch, why)),
+                Err(store::Error::Unreadable(why) | store::Error::Newer(why)) => unreadable.push((run, epoch, why)),
                 Err(e) => return Err(e),
             }
         }

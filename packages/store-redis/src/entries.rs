@@ -64,5 +64,9 @@ fn all<T>(mut list: Reply, read: impl Fn(Raw) -> Result<T, store::Error>) -> Res
 }
 
 fn unreadable(position: Position, e: &DecodeError) -> store::Error {
-    store::Error::Unreadable(format!("entry {position}: {e}"))
+    let what = format!("entry {position}: {e}");
+    match e {
+        DecodeError::Newer { .. } => store::Error::Newer(what),
+        _ => store::Error::Unreadable(what),
+    }
 }

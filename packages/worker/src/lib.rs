@@ -262,7 +262,7 @@ impl Worker {
             Ok(LeafEnd::Parked) => tracing::info!("the run waits for a person"),
             Ok(LeafEnd::HandedBack) => self.release(&lease, Release::HandBack).await,
             Ok(LeafEnd::Busy(why)) => {
-                tracing::info!(why, "the sandbox is busy; the run waits");
+                tracing::info!(why, "the run has to wait");
                 self.release(&lease, Release::Wait { after: BUSY_WAIT }).await;
             }
             Ok(LeafEnd::Fenced) => {}
