@@ -3,7 +3,7 @@
 //! Owns: when it looks, and that a fire is begun before anything of it is posted. Must not know: where files are, what
 //! makes an envelope acceptable, or that there are other schedulers: the store sorts out whose a fire is.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -67,6 +67,8 @@ struct Memory {
     swept: Option<Timestamp>,
     /// The store did not answer the last time; said once.
     away: bool,
+    /// Schedules that cannot be fired for a reason of their own; said once.
+    failing: HashSet<String>,
 }
 
 /// A schedule that the store knows to be watched.
@@ -126,12 +128,16 @@ impl Scheduler {
     async fn look(&self, loaded: &Loaded) -> Result<(), store::Error> {
         self.0.memory().watched.retain(|name, _| loaded.schedules.contains_key(name));
         for schedule in loaded.schedules.values() {
-            let Some(when) = &schedule.when else { continue };
-            self.watch(schedule, when).await?;
-            let now = self.0.clock.now();
-            let next = self.0.memory().watched.get(&schedule.name).and_then(|watched| watched.next);
-            if next.is_some_and(|next| next <= now) {
-                self.fire_due(schedule, when, now).await?;
+            let name = &schedule.name;
+            match self.look_at(schedule).await {
+                Ok(()) => drop(self.0.memory().failing.remove(name)),
+                Err(e) if e.is_retryable() => return Err(e),
+                // What is wrong with one (a state that cannot be read) must not stop the others.
+                Err(e) => {
+                    if self.0.memory().failing.insert(name.clone()) {
+                        tracing::error!(schedule = name, error = %e, "a schedule cannot be fired");
+                    }
+                }
             }
         }
         let now = self.0.clock.now();
@@ -140,6 +146,14 @@ impl Scheduler {
             self.0.memory().swept = Some(now);
         }
         Ok(())
+    }
+
+    async fn look_at(&self, schedule: &Arc<Schedule>) -> Result<(), store::Error> {
+        let Some(when) = &schedule.when else { return Ok(()) };
+        self.watch(schedule, when).await?;
+        let now = self.0.clock.now();
+        let next = self.0.memory().watched.get(&schedule.name).and_then(|watched| watched.next);
+        if next.is_some_and(|next| next <= now) { self.fire_due(schedule, when, now).await } else { Ok(()) }
     }
 
     /// Tells the store of a schedule that is new here, or has another plan than before.
@@ -172,6 +186,8 @@ impl Scheduler {
             let begin = Begin { fire: FireId::of_minute(due), due: Some(due), by: self.0.by.clone() };
             match self.0.store.begin(name, &begin).await? {
                 Begun::Yours(fire) => self.0.posting.begin(schedule, fire),
+                // Somebody asked for this very fire before it was due.
+                Begun::There(fire) if fire.due.is_none() => self.0.store.pass(name, due).await?,
                 Begun::There(_) | Begun::Passed => {} // somebody else was first
                 Begun::Paused => break,               // in this very moment
                 Begun::Crowded | Begun::Unknown => return Ok(()), // it stays owed

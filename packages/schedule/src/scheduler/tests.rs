@@ -58,7 +58,7 @@ struct World {
     store: Arc<Store>,
     runs: Arc<Runs>,
     files: Arc<Files>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl World {
@@ -66,7 +66,7 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let clock = Arc::new(ManualClock::at(Timestamp::parse_rfc3339("2026-11-20T09:30:00Z").unwrap()));
         let store = Store::open(dir.path(), Options { clock: clock.clone(), ..Options::default() }).unwrap();
-        Self { clock, store: Arc::new(store), runs: Arc::default(), files: Arc::default(), _dir: dir }
+        Self { clock, store: Arc::new(store), runs: Arc::default(), files: Arc::default(), dir }
     }
 
     /// Writes the files anew.
@@ -277,6 +277,35 @@ async fn a_file_that_changes_is_followed_from_then_on() {
     scheduler.once().await;
     assert_eq!(world.sessions().len(), 6, "three fires of s, and none of t, which is gone");
     assert_eq!(world.state("s").await.fires.len(), 3);
+}
+
+#[tokio::test]
+async fn a_fire_that_was_asked_for_before_it_was_due_is_not_due_any_more() {
+    let world = World::new();
+    world.write(&[hourly("s", "all")]);
+    let scheduler = world.scheduler("one");
+    scheduler.once().await;
+    let it = scheduler.find("s").unwrap();
+    scheduler.fire(&it, Some(FireId::new("20261120T1000Z").unwrap())).await.unwrap();
+    world.clock.advance(MINUTE * 30);
+    scheduler.once().await;
+    assert_eq!((world.sessions().len(), *world.runs.posts.lock().unwrap()), (2, 2));
+    let state = world.state("s").await;
+    assert_eq!((state.fires.len(), state.considered), (1, world.clock.now()));
+}
+
+#[tokio::test]
+async fn a_schedule_that_cannot_be_read_stops_no_other() {
+    let world = World::new();
+    world.write(&[hourly("a", "once"), hourly("s", "once")]);
+    let scheduler = world.scheduler("one");
+    scheduler.once().await;
+    let db = rusqlite::Connection::open(world.dir.path().join("store.db")).unwrap();
+    db.busy_timeout(HOUR).unwrap();
+    db.execute("UPDATE schedule SET state = 'damaged' WHERE name = 'a'", []).unwrap();
+    world.clock.advance(MINUTE * 30);
+    scheduler.once().await;
+    assert_eq!(world.sessions(), [session(10, "a"), session(10, "b")]);
 }
 
 /// Dies before and after every single step, and another process finishes the fire: every item is one run, and the

@@ -8,6 +8,7 @@ use torpor_core::store::Error;
 use torpor_store_redis::{Address, Options, Store};
 use torpor_testkit::conformance::Fixture;
 use torpor_testkit::conformance::keys::Keys;
+use torpor_testkit::conformance::schedules::Schedules;
 use torpor_testkit::redis::Server;
 use torpor_testkit::sample::{created, first};
 
@@ -56,8 +57,13 @@ async fn fresh_keys() -> Option<Keys> {
     Some(place()?.keys().await)
 }
 
+async fn fresh_schedules() -> Option<Schedules> {
+    Some(place()?.schedules().await)
+}
+
 torpor_testkit::conformance!(fresh);
 torpor_testkit::key_conformance!(fresh_keys);
+torpor_testkit::schedule_conformance!(fresh_schedules);
 
 /// The commands that the rights are asked for at every start.
 fn asked() -> BTreeSet<String> {

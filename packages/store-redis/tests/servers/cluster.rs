@@ -26,6 +26,7 @@ fn place(shards: u16) -> Option<Place> {
 mod one_shard {
     use torpor_testkit::conformance::Fixture;
     use torpor_testkit::conformance::keys::Keys;
+    use torpor_testkit::conformance::schedules::Schedules;
 
     async fn fresh() -> Option<Fixture> {
         Some(super::place(1)?.fixture().await)
@@ -35,13 +36,19 @@ mod one_shard {
         Some(super::place(1)?.keys().await)
     }
 
+    async fn fresh_schedules() -> Option<Schedules> {
+        Some(super::place(1)?.schedules().await)
+    }
+
     torpor_testkit::conformance!(fresh);
     torpor_testkit::key_conformance!(fresh_keys);
+    torpor_testkit::schedule_conformance!(fresh_schedules);
 }
 
 mod four_shards {
     use torpor_testkit::conformance::Fixture;
     use torpor_testkit::conformance::keys::Keys;
+    use torpor_testkit::conformance::schedules::Schedules;
 
     async fn fresh() -> Option<Fixture> {
         Some(super::place(4)?.fixture().await)
@@ -51,8 +58,13 @@ mod four_shards {
         Some(super::place(4)?.keys().await)
     }
 
+    async fn fresh_schedules() -> Option<Schedules> {
+        Some(super::place(4)?.schedules().await)
+    }
+
     torpor_testkit::conformance!(fresh);
     torpor_testkit::key_conformance!(fresh_keys);
+    torpor_testkit::schedule_conformance!(fresh_schedules);
 }
 
 async fn connect(cluster: &Cluster) -> Store {

@@ -8,6 +8,7 @@ use torpor_core::RunId;
 use torpor_store_redis::{Address, Options, Store};
 use torpor_testkit::clock::ManualClock;
 use torpor_testkit::conformance::keys::Keys;
+use torpor_testkit::conformance::schedules::Schedules;
 use torpor_testkit::conformance::{Fixture, Spoil};
 use torpor_testkit::redis::ask;
 
@@ -76,6 +77,12 @@ impl Place {
             time: clock,
             keep: self.keep,
         }
+    }
+
+    pub(crate) async fn schedules(mut self) -> Schedules {
+        let clock = Arc::new(ManualClock::default());
+        self.options.clock = Some(clock.clone());
+        Schedules { store: Arc::new(self.store().await), time: clock, keep: self.keep }
     }
 
     pub(crate) async fn keys(self) -> Keys {

@@ -11,6 +11,7 @@ use torpor_core::{Position, WorkerId};
 use torpor_store_redis::{Address, Durability, Options, Store};
 use torpor_testkit::conformance::Fixture;
 use torpor_testkit::conformance::keys::Keys;
+use torpor_testkit::conformance::schedules::Schedules;
 use torpor_testkit::redis::{Sentinels, Server};
 use torpor_testkit::sample::{claimed, created, first, first_claimed, key, write};
 
@@ -31,8 +32,13 @@ async fn fresh_keys() -> Option<Keys> {
     Some(place()?.keys().await)
 }
 
+async fn fresh_schedules() -> Option<Schedules> {
+    Some(place()?.schedules().await)
+}
+
 torpor_testkit::conformance!(fresh);
 torpor_testkit::key_conformance!(fresh_keys);
+torpor_testkit::schedule_conformance!(fresh_schedules);
 
 /// Sessions that are written to at the same time.
 const WRITERS: u64 = 8;

@@ -7,6 +7,7 @@ use torpor_core::store::Error;
 use torpor_store_redis::{Address, Options, Store, Tls};
 use torpor_testkit::conformance::Fixture;
 use torpor_testkit::conformance::keys::Keys;
+use torpor_testkit::conformance::schedules::Schedules;
 use torpor_testkit::redis::{Certificates, Server};
 
 use crate::place::Place;
@@ -31,8 +32,13 @@ async fn fresh_keys() -> Option<Keys> {
     Some(place()?.keys().await)
 }
 
+async fn fresh_schedules() -> Option<Schedules> {
+    Some(place()?.schedules().await)
+}
+
 torpor_testkit::conformance!(fresh);
 torpor_testkit::key_conformance!(fresh_keys);
+torpor_testkit::schedule_conformance!(fresh_schedules);
 
 async fn connect(url: &str, tls: Tls) -> Result<Store, Error> {
     Store::connect(&Address::parse(url).unwrap(), Options { tls, ..Options::default() }).await
