@@ -85,7 +85,7 @@ async fn run(world: &World, server: &Server, seen: &mut Seen, provider: &str, sc
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_credential_is_anywhere() {
-    let mut world = World::new().await;
+    let mut world = World::embedded().await;
     for (name, value) in [
         ("ANTHROPIC_API_KEY", format!("sk-ant-{CANARY}")),
         ("OPENAI_API_KEY", format!("sk-{CANARY}")),

@@ -26,7 +26,7 @@ async fn impatient() -> (World, Server) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nonsense_is_refused_and_nothing_of_it_is_kept() {
-    let world = World::new().await;
+    let world = World::embedded().await;
     let server = world.serve().await;
     let deep = [b"{\"prompt\":".to_vec(), vec![b'['; 100_000]].concat();
     let deep_objects = "{\"a\":".repeat(100_000).into_bytes();
@@ -85,7 +85,7 @@ async fn nonsense_is_refused_and_nothing_of_it_is_kept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_reaches_nothing_but_its_own_session() {
-    let world = World::new().await;
+    let world = World::embedded().await;
     let server = world.serve().await;
     let ids =
         ["s", "s:seq", "s:log", "a/b", "a-b", "a%2Fb", "../s", "s\u{2028}", "S", "%", "s ", "'", "\"", "*", "ü", "漢"];
@@ -155,7 +155,7 @@ async fn large(server: &Server, path: &str, length: Option<usize>, size: usize) 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_of_any_size_take_a_bounded_amount_of_memory() {
-    let world = World::new().await;
+    let world = World::embedded().await;
     let server = world.serve().await;
     let too_large = Some((413, "payload_too_large".to_owned()));
     let begun = Instant::now();

@@ -15,7 +15,7 @@ const PROVIDERS: [&str; 2] = ["anthropic", "openai"];
 
 /// A server that speaks to both wires, gives up soon, and never summarises.
 async fn both(idle_seconds: u32) -> (World, Server) {
-    let mut world = World::new().await;
+    let mut world = World::embedded().await;
     world.env("OPENAI_BASE_URL", &world.model.base_url());
     world.env("TORPOR_MODEL_ATTEMPTS", "2");
     world.env("TORPOR_MODEL_IDLE_SECONDS", &idle_seconds.to_string());
@@ -173,7 +173,7 @@ async fn thousands_of_calls_in_one_answer_end_one_way_or_the_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_calls_in_one_turn_are_stored_once_each_and_summarised_on_the_way() {
     const REQUESTS: u64 = 100;
-    let mut world = World::new().await;
+    let mut world = World::embedded().await;
     // What it says is not compressible by anyone who stores it, about 1 KiB, and 250,000 tokens in all.
     let command = "echo x >> ledger; head -c 750 /dev/urandom | base64 -w 0";
     let script = format!("again={REQUESTS},10,{};text", script::encode(command));

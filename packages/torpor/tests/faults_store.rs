@@ -31,7 +31,7 @@ async fn submit(server: &Server, n: usize) -> (u16, Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_told_truthfully_and_gets_well_by_itself() {
-    let world = World::new().await;
+    let world = World::embedded().await;
     let server = world.serve_ignoring_file_size().await;
     let begun = Instant::now();
     // A run that is under way when the disk is full, and ends when there is room again.

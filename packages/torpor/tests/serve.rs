@@ -67,7 +67,7 @@ async fn twenty_parallel_posts_of_one_key_make_one_run() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_parallel_turns_on_one_session_are_all_kept_in_order() {
-    let world = World::new().await;
+    let world = World::embedded().await;
     let server = world.serve().await;
     let session = server.post("/turn", &json!({"prompt": "turn 0"})).await.body["sessionId"].clone();
     let turns = (1..=10).map(|n| {
@@ -104,7 +104,7 @@ async fn a_command_sees_nothing_of_the_brain() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hands_that_die_are_told_to_the_model_and_nothing_is_repeated() {
-    let world = World::new().await;
+    let world = World::embedded().await;
     let server = world.serve().await;
     let run = server.submit(world.prompt(&format!("{};text", bash("echo x >> ledger; sleep 60")))).await;
     // There first, written a moment later.
@@ -176,7 +176,7 @@ async fn without_a_sandbox_work_that_needs_one_is_refused_at_submit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_data_folder_has_one_server_and_clients_find_it() {
-    let world = World::new().await;
+    let world = World::embedded().await;
     let server = world.serve().await;
     let second = world.run(&["serve"]).await;
     assert_eq!(second.status.code(), Some(69));
@@ -229,7 +229,7 @@ async fn a_session_shows_its_summary_and_pages_of_its_log() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_that_a_dead_server_left_behind_is_not_trusted() {
-    let world = World::new().await;
+    let world = World::embedded().await;
     let server = world.serve().await;
     server.kill().await;
     let left_behind = world.data().join("serve.json");
@@ -243,7 +243,7 @@ async fn an_address_that_a_dead_server_left_behind_is_not_trusted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_store_never_meets_the_calls_of_an_old_one() {
-    let world = World::new().await;
+    let world = World::embedded().await;
     for word in ["old", "new"] {
         let server = world.serve().await;
         let mut envelope = world.prompt(&format!("{};text", bash(&format!("echo {word} >> words"))));
@@ -272,7 +272,7 @@ async fn concurrency_holds_for_synchronous_runs_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_needs_no_server() {
-    let world = World::new().await;
+    let world = World::embedded().await;
     std::fs::write(world.file("hello.txt"), "").unwrap();
     let script = format!("{};text", bash("ls > listing"));
     let args =

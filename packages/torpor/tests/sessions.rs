@@ -105,7 +105,7 @@ async fn a_session_is_forked_while_its_command_runs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removed_session_leaves_nothing_and_its_name_is_free() {
-    let world = World::new().await;
+    let world = World::embedded().await;
     let server = world.serve().await;
     let work =
         || json!({"sessionId": "s", "prompt": format!("go [[s:{};text]]", bash("echo x >> count; wc -l count"))});
@@ -143,7 +143,7 @@ fn files_named(name: &str, under: &std::path::Path) -> Vec<std::path::PathBuf> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_exported_session_goes_on_elsewhere() {
-    let here = World::new().await;
+    let here = World::embedded().await;
     let server = here.serve().await;
     let script = format!("{};text", bash("echo carrot"));
     let envelope = json!({"sessionId": "s", "prompt": format!("aubergine [[s:{script}]]"), "maxTurns": 7});
@@ -151,7 +151,7 @@ async fn an_exported_session_goes_on_elsewhere() {
     let file = text(&server, "/sessions/s/export").await;
     assert_eq!(file.lines().count(), entries(&server, "s").await.len() + 2);
 
-    let there = World::new().await;
+    let there = World::embedded().await;
     let server = there.serve().await;
     let import = async |path: &str, file: &str| {
         let request = server.request(Method::POST, path).body(file.to_owned());
@@ -183,7 +183,7 @@ async fn an_exported_session_goes_on_elsewhere() {
 /// nobody takes the name.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_in_a_removal_is_made_good() {
-    let world = World::new().await;
+    let world = World::embedded().await;
     let server = world.serve().await;
     let work =
         || json!({"sessionId": "s", "prompt": format!("go [[s:{};text]]", bash("echo x >> count; wc -l count"))});
@@ -215,7 +215,7 @@ async fn a_crash_in_a_removal_is_made_good() {
 /// Killed in the middle of an upload: nothing is seen of it, and nothing stays.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_in_an_import_leaves_nothing() {
-    let world = World::new().await;
+    let world = World::embedded().await;
     let server = world.serve().await;
     let envelope = json!({"sessionId": "s", "prompt": "aubergine [[s:text]]"});
     assert_eq!(server.post("/runs", &envelope).await.status, 200);

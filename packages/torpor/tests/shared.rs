@@ -6,7 +6,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 use support::follow::Follower;
 use support::work::Worker;
 use support::{Server, World, bash, until, until_file};
@@ -36,7 +36,7 @@ async fn at_work(mut workers: Vec<Worker>) -> (Worker, Vec<Worker>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_share_the_queue_and_go_when_it_is_empty() {
-    let Some((mut world, _redis)) = World::shared().await else { return };
+    let Some((mut world, _)) = World::shared().await else { return };
     world.env("TORPOR_LEASE_MS", "1000");
     let server = front(&mut world).await;
     let envelope = world.prompt(&format!("{};text", bash("echo x >> ledger")));
@@ -66,7 +66,7 @@ async fn workers_share_the_queue_and_go_when_it_is_empty() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_killed_in_a_command_is_taken_over_and_the_command_ran_once() {
-    let Some((mut world, _redis)) = World::shared().await else { return };
+    let Some((mut world, _)) = World::shared().await else { return };
     let server = front(&mut world).await;
     let run = server.submit(world.prompt(&format!("{};text", slow()))).await;
     let (victim, others) = at_work(vec![world.worker(&["--forever"]), world.worker(&["--forever"])]).await;
@@ -84,7 +84,7 @@ async fn a_worker_that_is_killed_in_a_command_is_taken_over_and_the_command_ran_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_stopped_hands_its_leaves_over_at_once() {
-    let Some((mut world, _redis)) = World::shared().await else { return };
+    let Some((mut world, _)) = World::shared().await else { return };
     world.env("TORPOR_DRAIN_SECONDS", "0");
     world.env("TORPOR_LEASE_MS", "60000"); // what is not handed over would wait for a minute
     let server = front(&mut world).await;
@@ -104,7 +104,7 @@ async fn a_worker_that_is_stopped_hands_its_leaves_over_at_once() {
 /// Workers come and go in the middle of everything; each run is worked on once, and none waits for a lease.
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_that_are_stopped_under_load_take_nothing_along() {
-    let Some((mut world, _redis)) = World::shared().await else { return };
+    let Some((mut world, _)) = World::shared().await else { return };
     world.env("TORPOR_LEASE_MS", "60000");
     let server = front(&mut world).await;
     let envelope = world.prompt("text");
@@ -125,7 +125,7 @@ async fn workers_that_are_stopped_under_load_take_nothing_along() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_asked_in_one_worker_goes_on_in_another_when_the_server_is_told() {
-    let Some((mut world, _redis)) = World::shared().await else { return };
+    let Some((mut world, _)) = World::shared().await else { return };
     world.env("TORPOR_LEASE_MS", "300");
     let server = front(&mut world).await;
     let mut asks = world.prompt(&format!("{};text", bash("echo x >> ledger")));
@@ -146,7 +146,7 @@ async fn what_was_asked_in_one_worker_goes_on_in_another_when_the_server_is_told
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancel_at_any_server_reaches_a_run_in_any_worker() {
-    let Some((mut world, _redis)) = World::shared().await else { return };
+    let Some((mut world, _)) = World::shared().await else { return };
     let servers = [front(&mut world).await, world.serve().await];
     let _workers = [(); 2].map(|()| world.worker(&["--forever"]));
     for (n, server) in servers.iter().enumerate() {
@@ -169,7 +169,7 @@ async fn a_cancel_at_any_server_reaches_a_run_in_any_worker() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_reach_runs_in_workers() {
-    let Some((mut world, _redis)) = World::shared().await else { return };
+    let Some((mut world, _)) = World::shared().await else { return };
     let server = front(&mut world).await;
     let _workers = [(); 2].map(|()| world.worker(&["--forever"]));
     let run = server.submit(world.prompt(&format!("{};text", slow()))).await;
@@ -192,7 +192,7 @@ async fn messages_reach_runs_in_workers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn followers_at_any_server_see_a_run_in_a_worker_piece_by_piece() {
-    let Some((mut world, _redis)) = World::shared().await else { return };
+    let Some((mut world, _)) = World::shared().await else { return };
     let servers = [front(&mut world).await, world.serve().await];
     let run = servers[0].submit(world.prompt("drip=60x25")).await;
     let mut followers = [Follower::new(&servers[0], &run, 0).await, Follower::new(&servers[1], &run, 0).await];
@@ -212,7 +212,7 @@ async fn followers_at_any_server_see_a_run_in_a_worker_piece_by_piece() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_servers_are_one_to_their_clients() {
-    let Some((world, _redis)) = World::shared().await else { return };
+    let Some((world, _)) = World::shared().await else { return };
     let servers = [world.serve().await, world.serve().await];
     let mut envelope = world.prompt(&format!("{};text", bash("echo x >> ledger")));
     envelope["sessionId"] = json!("one");
@@ -245,7 +245,7 @@ async fn two_servers_are_one_to_their_clients() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_whose_server_is_killed_finds_its_run_at_another() {
-    let Some((mut world, _redis)) = World::shared().await else { return };
+    let Some((mut world, _)) = World::shared().await else { return };
     let dying = front(&mut world).await;
     let other = world.serve().await;
     let _worker = world.worker(&["--forever"]);
@@ -323,10 +323,67 @@ async fn a_store_that_is_away_at_the_start_is_waited_for_and_not_for_ever() {
     assert_eq!(local.status.code(), Some(64), "{}", String::from_utf8_lossy(&local.stderr));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_shown_the_password() {
+    let Some(mut redis) = torpor_testkit::redis::Server::with(&["--requirepass", "hunter2"]) else { return };
+    let mut world = World::embedded().await;
+    world.env("REDIS_URL", &redis.url().replace("//", "//:hunter2@"));
+    world.env("TORPOR_LOG", "debug");
+    let server = world.serve().await;
+    let mut worker = world.worker(&["--forever"]);
+    worker.says("working").await;
+    let envelope = world.prompt(&format!("{};text", bash("env > seen; cat /proc/*/environ >> seen 2>&1; true")));
+    let mut said = server.post("/runs", &envelope).await.body.to_string();
+    let show = async |args: &[&str]| {
+        let shown = world.run(args).await;
+        format!("{} {}", String::from_utf8_lossy(&shown.stdout), String::from_utf8_lossy(&shown.stderr))
+    };
+    said += &show(&["doctor"]).await;
+    said += &show(&["worker", "--print-config"]).await;
+    said += &show(&["serve", "--print-config", "--json"]).await;
+    assert!(said.contains(&format!("127.0.0.1:{}", redis.port())), "where it leads is shown: {said}");
+    redis.kill();
+    said += &server.get("/readyz").await.body.to_string();
+    said += &server.get("/runs").await.body.to_string();
+    said += &show(&["keys", "list"]).await;
+    let wrong = world.command().args(["keys", "list"]).env("TORPOR_DATA_DIR", world.file("other")).output();
+    said += &String::from_utf8_lossy(&wrong.await.unwrap().stderr);
+    redis.launch();
+    let wrong =
+        world.command().arg("worker").env("REDIS_URL", redis.url().replace("//", "//:hunter2hunter2@")).output();
+    let wrong = wrong.await.unwrap();
+    assert_eq!(wrong.status.code(), Some(70), "{wrong:?}");
+    said += &String::from_utf8_lossy(&wrong.stderr);
+    assert!(said.contains("refused the user or the password"), "{said}");
+    worker.terminate().await;
+    said += &server.stream("/metrics").await.text().await.unwrap();
+    server.terminate().await;
+    said += &world.log();
+    said += &worker.log();
+    said += &std::fs::read_to_string(world.file("seen")).unwrap();
+    assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_looks_at_the_store_that_is_shared() {
+    let Some((world, _)) = World::shared().await else { return };
+    let doctor = async || {
+        let said = world.run(&["doctor", "--json"]).await;
+        let said: Value = serde_json::from_slice(&said.stdout).unwrap();
+        let store = said["checks"].as_array().unwrap().iter().find(|c| c["check"] == "store").cloned().unwrap();
+        (store["ok"] == json!(true), store["detail"].as_str().unwrap().to_owned())
+    };
+    let (ok, detail) = doctor().await;
+    assert!(ok && detail.contains("127.0.0.1:") && detail.ends_with("answers"), "{detail}");
+    let server = world.serve().await;
+    let (ok, detail) = doctor().await;
+    assert!(ok && detail.contains(&server.url), "{detail}");
+}
+
 /// What a server over a shared store knows is told by its own page of metrics, and what the others do is in the counts.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_counts_of_the_queue_are_the_same_at_every_process() {
-    let Some((mut world, _redis)) = World::shared().await else { return };
+    let Some((mut world, _)) = World::shared().await else { return };
     let server = front(&mut world).await;
     for _ in 0..3 {
         server.submit(world.prompt("text")).await;

@@ -81,7 +81,7 @@ async fn ctrl_c_stops_the_following_and_never_the_run() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_server_a_person_is_asked_too_and_ctrl_c_keeps_the_run() {
-    let world = World::new().await;
+    let world = World::embedded().await;
     let (prompt, workspace) = two_gates(&world);
     let args = ["run", &prompt, "--workspace", &workspace, "--approve", "bash", "--session", "s"];
     let mut person = Terminal::new(&world, &args, None);

@@ -13,7 +13,7 @@ const SECRET: &str = "whsec_Y2FuYXJ5LXNlY3JldC1vZi1hLXdlYmhvb2s=";
 
 /// A world whose operator lets runs of the default tenant tell a receiver on loopback.
 async fn world() -> World {
-    let mut world = World::new().await;
+    let mut world = World::embedded().await;
     let file = world.file("secrets.toml");
     let other = "[[secret]]\ntenant = \"globex\"\nname = \"theirs\"\nvalue = \"which nobody else may ever use\"\n";
     std::fs::write(&file, format!("[[secret]]\nname = \"billing\"\nvalue = \"{SECRET}\"\n{other}")).unwrap();

@@ -16,7 +16,7 @@ const IDLE: Duration = Duration::from_millis(2_300);
 const SLACK: Duration = Duration::from_secs(20);
 
 async fn world() -> World {
-    let mut world = World::new().await;
+    let mut world = World::embedded().await;
     world.env("TORPOR_LEASE_MS", "300");
     world
 }

@@ -11,6 +11,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -18,6 +19,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use torpor_testkit::model_server::{ModelServer, script};
+use torpor_testkit::redis;
 
 pub mod fleet;
 pub mod follow;
@@ -36,6 +38,7 @@ pub struct World {
     pub model: ModelServer,
     http: reqwest::Client,
     env: Vec<(String, String)>,
+    redis: Option<Arc<redis::Server>>,
 }
 
 pub struct Server {
@@ -51,11 +54,21 @@ pub struct Answer {
 }
 
 impl World {
+    /// A world on the store that is tested: the embedded one, or with `TORPOR_TEST_STORE=redis` the shared one.
     pub async fn new() -> Self {
+        let mut world = Self::embedded().await;
+        if std::env::var_os("TORPOR_TEST_STORE").is_some_and(|store| store == "redis") {
+            assert!(world.share().is_some(), "TORPOR_TEST_STORE=redis needs a redis-server");
+        }
+        world
+    }
+
+    /// A world on the embedded store, for what only that can be asked.
+    pub async fn embedded() -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("project")).unwrap();
         let http = torpor_model::http_client(&torpor_model::config::Http::default()).unwrap();
-        Self { dir, model: ModelServer::start().await, http, env: Vec::new() }
+        Self { dir, model: ModelServer::start().await, http, env: Vec::new(), redis: None }
     }
 
     /// One more variable for every server from now on.
