@@ -145,6 +145,7 @@ impl Store {
     pub async fn connect(address: &Address, options: Options) -> Result<Self, store::Error> {
         let link = Arc::new(Link::new(address.clone(), options.tls.clone(), options.timeout));
         link.is_single().await?;
+        tokio::spawn(Link::look_after(Arc::downgrade(&link)));
         let shards = Shards::new(&options.prefix, options.shards);
         let id = shard::found(&link, &shards, &options).await?;
         let wake = Wake::start(&link, &shards);

@@ -5,6 +5,7 @@
 //! Nothing is sent twice by itself: whether a command whose connection broke was carried out is not known, and only the caller
 //! knows whether it may be repeated.
 
+use std::sync::Weak;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -32,6 +33,10 @@ const COOL_DOWN: Duration = Duration::from_millis(100);
 
 /// Bytes that must come through in a second: a command that carries more may take longer than others.
 const SLOWEST: usize = 8 << 20;
+
+/// How often an idle connection is asked whether it still is one. What broke unnoticed (a server that was started again, a
+/// firewall that forgot) would cost the next caller an error, though the server is long there.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Redirections that one command follows in a cluster whose shape has changed. They are followed here and not by the client,
 /// which would also send again what may have been carried out. Only `MOVED` is followed, to a node that has all of a shard. While
@@ -63,6 +68,8 @@ struct Slot {
     now: Mutex<Held>,
     /// Names each connection, so that a caller who saw one break does not close the next.
     made: AtomicU64,
+    /// How many answers came, so that only an idle connection is asked.
+    answers: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -119,6 +126,16 @@ impl Conn {
     }
 }
 
+impl Slot {
+    /// This connection is of no use any more; perhaps there is another one already.
+    async fn drop_made(&self, made: u64) {
+        let mut held = self.now.lock().await;
+        if held.conn.as_ref().is_some_and(|(at, _)| *at == made) {
+            held.conn = None;
+        }
+    }
+}
+
 impl Link {
     pub(crate) fn new(address: Address, tls: Tls, timeout: Duration) -> Self {
         Self { address, tls, timeout, data: Slot::default(), control: Slot::default() }
@@ -151,16 +168,43 @@ impl Link {
             conn.set_response_timeout(self.timeout + Self::extra(bytes));
         }
         match conn.send(cmd).await {
-            Ok(value) => Ok(value),
+            Ok(value) => {
+                slot.answers.fetch_add(1, Ordering::Relaxed);
+                Ok(value)
+            }
             Err(e) => {
                 if breaks(&e) {
-                    let mut held = slot.now.lock().await;
-                    if held.conn.as_ref().is_some_and(|(at, _)| *at == made) {
-                        held.conn = None;
-                    }
+                    slot.drop_made(made).await;
                 }
                 Err(Failure::Server(e))
             }
+        }
+    }
+
+    /// Looks after the connections while they are idle, as long as there is somebody who may use them.
+    pub(crate) async fn look_after(link: Weak<Self>) {
+        let mut before = [0, 0];
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let Some(link) = link.upgrade() else { return };
+            for (slot, before) in [&link.data, &link.control].into_iter().zip(&mut before) {
+                let answers = slot.answers.load(Ordering::Relaxed);
+                if std::mem::replace(before, answers) == answers {
+                    link.look(slot).await;
+                }
+            }
+        }
+    }
+
+    /// Makes an idle connection anew if it broke. That of a cluster sees to each of its nodes by itself.
+    async fn look(&self, slot: &Slot) {
+        let held = slot.now.lock().await.conn.clone();
+        if let Some((made, Conn::Single(mut conn))) = held
+            && let Err(e) = conn.req_packed_command(&Cmd::ping()).await
+            && breaks(&e)
+        {
+            slot.drop_made(made).await;
+            let _ = self.connection(slot).await; // whoever needs it tries again, and is told
         }
     }
 

@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed expectation is the result
 
+use std::time::Duration;
+
+use torpor_core::key::KeyStore as _;
+use torpor_core::queue::WorkQueue as _;
 use torpor_core::store::Error;
 use torpor_store_redis::{Address, Options, Store};
 use torpor_testkit::redis::{Server, free_port};
@@ -35,4 +39,24 @@ async fn who_cannot_come_in_is_told_why_without_the_secret() {
     }
     let url = server.url().replace("//", "//:right@");
     Store::connect(&Address::parse(&url).unwrap(), Options::default()).await.unwrap();
+}
+
+/// Nobody asks anything while a server is started again; whoever asks first afterwards gets an answer.
+#[tokio::test]
+async fn an_idle_store_finds_its_server_again() {
+    let Some(mut server) = Server::start() else { return };
+    let store = Store::connect(&Address::parse(&server.url()).unwrap(), Options::default()).await.unwrap();
+    assert!(store.keys(None).await.unwrap().is_some());
+    assert!(store.claim(&"w".into(), 1, Duration::ZERO).await.unwrap().is_empty());
+    server.kill();
+    server.launch();
+    let back = async {
+        // Both connections, and the one that asks.
+        while server.ask(&["CLIENT", "LIST"]).unwrap().lines().filter(|line| !line.is_empty()).count() < 3 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), back).await.expect("idle connections are looked after");
+    assert!(store.claim(&"w".into(), 1, Duration::ZERO).await.unwrap().is_empty());
+    assert!(store.keys(None).await.unwrap().is_some());
 }

@@ -63,6 +63,13 @@ impl Certificates {
     /// installed.
     #[must_use]
     pub fn server(&self, settings: &[&str]) -> Option<(u16, Server)> {
+        let (port, args) = self.settings();
+        let args: Vec<&str> = args.iter().map(String::as_str).chain(settings.iter().copied()).collect();
+        Some((port, Server::of(program()?, &args)))
+    }
+
+    /// The settings of a server that speaks TLS at a port of its own, which comes first.
+    pub(super) fn settings(&self) -> (u16, Vec<String>) {
         let port = free_port();
         let mut args = vec!["--tls-port".to_owned(), port.to_string()];
         for (setting, file) in
@@ -70,8 +77,7 @@ impl Certificates {
         {
             args.extend([setting.to_owned(), self.file(file).to_string_lossy().into_owned()]);
         }
-        let args: Vec<&str> = args.iter().map(String::as_str).chain(settings.iter().copied()).collect();
-        Some((port, Server::of(program()?, &args)))
+        (port, args)
     }
 
     /// As [`Certificates::server`], until the end of the process.

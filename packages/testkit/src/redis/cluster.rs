@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock};
 
-use super::{Server, free_port, program, until, watch};
+use super::{Certificates, Server, free_port, program, until, watch};
 
 /// How long a node may be silent before the others take it for dead, in milliseconds.
 const NODE_TIMEOUT: &str = "1500";
@@ -15,6 +15,8 @@ const SLOTS: [RangeInclusive<u16>; 3] = [0..=5_460, 5_461..=10_922, 10_923..=16_
 #[derive(Debug)]
 pub struct Cluster {
     nodes: Vec<Server>,
+    /// Where they speak TLS, if they do.
+    tls: Vec<u16>,
 }
 
 impl Cluster {
@@ -39,12 +41,32 @@ impl Cluster {
     /// Three primaries with so many replicas each, and further settings for all of them.
     #[must_use]
     pub fn with(replicas: usize, settings: &[&str]) -> Option<Self> {
+        Self::of(replicas, |_| settings.iter().map(|s| (*s).to_owned()).collect())
+    }
+
+    /// Three primaries that speak TLS to clients and to each other; at other ports they can be asked without.
+    #[must_use]
+    pub fn with_tls(certificates: &Certificates) -> Option<Self> {
+        let mut tls = Vec::new();
+        let mut cluster = Self::of(0, |_| {
+            let (port, mut settings) = certificates.settings();
+            tls.push(port);
+            settings.extend(["--tls-cluster", "yes", "--tls-auth-clients", "no"].map(str::to_owned));
+            settings
+        })?;
+        cluster.tls = tls;
+        Some(cluster)
+    }
+
+    /// With the settings of each node.
+    fn of(replicas: usize, mut settings: impl FnMut(usize) -> Vec<String>) -> Option<Self> {
         let program = program()?;
-        let node = |_| {
+        let node = |n| {
             let bus = free_port().to_string();
+            let own = settings(n);
             let mut all = vec!["--cluster-enabled", "yes", "--cluster-node-timeout", NODE_TIMEOUT];
             all.extend(["--cluster-port", &bus]);
-            all.extend(settings);
+            all.extend(own.iter().map(String::as_str));
             (Server::of(program.clone(), &all), bus)
         };
         let (nodes, buses): (Vec<Server>, Vec<String>) = (0..SLOTS.len() * (1 + replicas)).map(node).unzip();
@@ -56,7 +78,7 @@ impl Cluster {
         for node in &nodes[1..] {
             tell(node, &["CLUSTER", "MEET", "127.0.0.1", &nodes[0].port().to_string(), &buses[0]]);
         }
-        let cluster = Self { nodes };
+        let cluster = Self { nodes, tls: Vec::new() };
         let known = format!("cluster_known_nodes:{}", cluster.nodes.len());
         until("all nodes know each other", || cluster.nodes.iter().all(|node| info(node).contains(&known)));
         for (n, replica) in cluster.nodes.iter().enumerate().skip(SLOTS.len()) {
@@ -75,6 +97,13 @@ impl Cluster {
     pub fn url(&self) -> String {
         let hosts: Vec<String> = self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
         format!("redis://{}", hosts.join(","))
+    }
+
+    /// Where they speak TLS, as an address: `rediss://…`.
+    #[must_use]
+    pub fn tls_url(&self) -> String {
+        let hosts: Vec<String> = self.tls.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        format!("rediss://{}", hosts.join(","))
     }
 
     /// The nodes: primaries in the order of their slots, then their replicas.

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::sync::{Arc, OnceLock};
 
-use super::{Server, program, until, watch};
+use super::{Certificates, Server, program, until, watch};
 
 /// What the sentinels call the primary.
 const NAME: &str = "torpor";
@@ -13,55 +13,59 @@ const NAME: &str = "torpor";
 pub struct Sentinels {
     stores: Vec<Server>,
     sentinels: Vec<Server>,
+    url: String,
 }
 
 impl Sentinels {
-    /// Starts everything, and waits until a failover would succeed. `settings` are those of primary and replica. `None`
-    /// where no server is installed.
-    #[must_use]
-    pub fn with(settings: &[&str]) -> Option<Self> {
-        let program = program()?;
-        let primary = Server::of(program.clone(), settings);
-        let port = primary.port().to_string();
-        let mut of_replica = settings.to_vec();
-        of_replica.extend(["--replicaof", "127.0.0.1", &port]);
-        let replica = Server::of(program.clone(), &of_replica);
-        let link = || replica.ask(&["INFO", "replication"]).unwrap_or_default();
-        until("the replica follows", || link().contains("master_link_status:up"));
-        let sentinel = |_| {
-            Server::at_some_port(program.clone(), |dir, own| {
-                let file = dir.join("sentinel.conf"); // it writes down there what it learns
-                let text = format!(
-                    "bind 127.0.0.1\nport {own}\nsentinel monitor {NAME} 127.0.0.1 {port} 2\n\
-                     sentinel down-after-milliseconds {NAME} 700\nsentinel failover-timeout {NAME} 4000\n\
-                     loglevel warning\n"
-                );
-                std::fs::write(&file, text).expect("a sentinel's settings");
-                vec![file.into_os_string(), OsString::from("--sentinel")]
-            })
-        };
-        let all = Self { stores: vec![primary, replica], sentinels: (0..3).map(sentinel).collect() };
-        until("the sentinels know each other and the replica", || all.sentinels.iter().all(sees_everybody));
-        Some(all)
-    }
-
     /// One for all tests of a binary, as [`Server::shared`].
     #[must_use]
     pub fn shared() -> Option<Arc<Self>> {
         static SHARED: OnceLock<Option<Arc<Sentinels>>> = OnceLock::new();
         let start = || {
-            let all = Self::with(&[])?;
+            let all = Self::start()?;
             watch::until_exit(&all.stores.iter().chain(&all.sentinels).collect::<Vec<_>>());
             Some(Arc::new(all))
         };
         SHARED.get_or_init(start).clone()
     }
 
+    /// Starts everything, and waits until a failover would succeed. `None` where no server is installed.
+    #[must_use]
+    pub fn start() -> Option<Self> {
+        let program = program()?;
+        let primary = Server::of(program.clone(), &[]);
+        let port = primary.port().to_string();
+        let replica = Server::of(program.clone(), &["--replicaof", "127.0.0.1", &port]);
+        let link = || replica.ask(&["INFO", "replication"]).unwrap_or_default();
+        until("the replica follows", || link().contains("master_link_status:up"));
+        let sentinels: Vec<Server> = (0..3).map(|_| sentinel(program.clone(), &port, "")).collect();
+        until("the sentinels know each other and the replica", || sentinels.iter().all(sees_everybody));
+        let hosts: Vec<String> = sentinels.iter().map(|s| format!("127.0.0.1:{}", s.port())).collect();
+        let url = format!("redis-sentinel://{}/?master={NAME}", hosts.join(","));
+        Some(Self { stores: vec![primary, replica], sentinels, url })
+    }
+
+    /// A primary without a replica and one sentinel, which speak TLS and want passwords: `of_store` the one, `of_sentinel` the
+    /// other. They can be found; there is nobody who could take over.
+    #[must_use]
+    pub fn with_tls(certificates: &Certificates, of_store: &str, of_sentinel: &str) -> Option<Self> {
+        let (port, primary) = certificates.server(&["--tls-auth-clients", "no", "--requirepass", of_store])?;
+        let (at, settings) = certificates.settings();
+        let mut more: String =
+            settings.chunks(2).map(|pair| format!("{} {}\n", pair[0].trim_start_matches('-'), pair[1])).collect();
+        more += &format!(
+            "tls-auth-clients no\ntls-replication yes\nrequirepass {of_sentinel}\nsentinel auth-pass {NAME} {of_store}\n"
+        );
+        let sentinel = sentinel(program()?, &port.to_string(), &more);
+        let url =
+            format!("rediss-sentinel://:{of_store}@127.0.0.1:{at}/?master={NAME}&sentinel-password={of_sentinel}");
+        Some(Self { stores: vec![primary], sentinels: vec![sentinel], url })
+    }
+
     /// `redis-sentinel://…` with all sentinels.
     #[must_use]
     pub fn url(&self) -> String {
-        let hosts: Vec<String> = self.sentinels.iter().map(|s| format!("127.0.0.1:{}", s.port())).collect();
-        format!("redis-sentinel://{}/?master={NAME}", hosts.join(","))
+        self.url.clone()
     }
 
     /// The first primary, and its replica.
@@ -87,6 +91,20 @@ impl Sentinels {
         let answer = self.sentinels[0].ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME]);
         answer.ok().and_then(|a| a.lines().last()?.parse().ok()).expect("a sentinel knows a primary")
     }
+}
+
+/// A sentinel of the primary at this port, with more lines of settings.
+fn sentinel(program: OsString, primary: &str, more: &str) -> Server {
+    Server::at_some_port(program, |dir, own| {
+        let file = dir.join("sentinel.conf"); // it writes down there what it learns
+        let text = format!(
+            "bind 127.0.0.1\nport {own}\nsentinel monitor {NAME} 127.0.0.1 {primary} 2\n\
+             sentinel down-after-milliseconds {NAME} 700\nsentinel failover-timeout {NAME} 4000\n\
+             loglevel warning\n{more}"
+        );
+        std::fs::write(&file, text).expect("a sentinel's settings");
+        vec![file.into_os_string(), OsString::from("--sentinel")]
+    })
 }
 
 fn sees_everybody(sentinel: &Server) -> bool {
