@@ -105,7 +105,7 @@ pub(crate) fn hands_client(state: &Path) -> Source {
 async fn read(state: PathBuf, command: String) -> anyhow::Result<()> {
     let client = hands_client(&state);
     let key = SessionKey::new("default", &uuid::Uuid::new_v4().to_string())?;
-    let session = client.open(Open { session: key.digest(), epoch: Epoch(1), workspace: None }).await?;
+    let session = client.open(Open { session: key.digest(), epoch: Epoch(1), born: Epoch(0), workspace: None }).await?;
     let id = |n| CallId { session: key.digest(), position: Position(n) };
     // The first command of a session also starts its domain; that is another row's matter.
     let mut warm = session.exec_stream(id(1), "bash", json!({"command": "true"}), 0).await?;

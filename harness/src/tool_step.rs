@@ -312,6 +312,7 @@ impl Leaf<'_> {
         sandbox::Open {
             session: self.lease.session().clone(),
             epoch: self.writer.epoch(),
+            born: self.lease.born,
             workspace: self.lease.record.spec.workspace_ref.clone(),
         }
     }

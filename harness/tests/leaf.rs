@@ -326,8 +326,8 @@ async fn a_run_that_ends_on_resume_ends_its_command_and_shuts_earlier_brains_out
     assert_eq!(rig.hands.cancelled().len(), 1, "the command goes on after its run's end");
     let record = rig.record(&run).await;
     assert_eq!(record.spent.turns, 1, "what was spent is known");
-    let earlier = torpor_core::Epoch(epoch.0 - 1);
-    let open = torpor_core::sandbox::Open { session: record.session, epoch: earlier, workspace: None };
+    let (born, epoch) = (torpor_core::Epoch(0), torpor_core::Epoch(epoch.0 - 1));
+    let open = torpor_core::sandbox::Open { session: record.session, epoch, born, workspace: None };
     let refused = rig.deps.sandboxes.as_ref().unwrap().open(open).await.map(|_| ());
     assert!(matches!(refused, Err(torpor_core::sandbox::Error::Fenced { .. })), "{refused:?}");
 }

@@ -74,7 +74,7 @@ async fn gaps(world: &World<'_>, http: &mut Http, script: &str) -> anyhow::Resul
 async fn over_the_channel(world: &World<'_>, times: usize) -> anyhow::Result<(Vec<f64>, Vec<f64>)> {
     let client = roles::hands_client(&world.hands_dir());
     let key = SessionKey::new("default", &uuid::Uuid::new_v4().to_string())?;
-    let session = client.open(Open { session: key.digest(), epoch: Epoch(1), workspace: None }).await?;
+    let session = client.open(Open { session: key.digest(), epoch: Epoch(1), born: Epoch(0), workspace: None }).await?;
     let mut position = Position(0);
     let mut call = async |tool: &str, input: Value| {
         position = position.next();

@@ -90,6 +90,9 @@ pub struct Lease {
     pub epoch: Epoch,
     /// Who owns it.
     pub worker: WorkerId,
+    /// Epochs up to here are those of earlier lives of the session's id: what anybody did under one of them was done for
+    /// another session.
+    pub born: Epoch,
     /// The log's marks at the claim.
     pub head: Head,
     /// Claims since the last progress, this one included.

@@ -28,6 +28,9 @@ pub struct Open {
     pub session: SessionKey,
     /// The caller's epoch; the hands refuse anything lower from now on.
     pub epoch: Epoch,
+    /// Epochs up to here are those of earlier lives of the session's id. Hands that were not told to forget one of them
+    /// (there may be several, on machines of their own) do so first.
+    pub born: Epoch,
     /// A directory of the sandbox to work in, instead of a fresh one.
     pub workspace: Option<String>,
 }
@@ -127,7 +130,8 @@ pub trait SandboxTransport: Send + Sync + 'static {
     /// [`Error::Refused`] for a workspace that is not allowed.
     fn workdir(&self, session: &SessionKey, workspace: Option<&str>) -> Result<String, Error>;
 
-    /// Attaches to the hands and raises their fence for the session to `epoch`, durably, before it returns.
+    /// Attaches to the hands and raises their fence for the session to `epoch`, durably, before it returns. What they know
+    /// of an earlier life is forgotten before, as [`SandboxTransport::forget`] does.
     async fn open(&self, open: Open) -> Result<Arc<dyn Sandbox>, Error>;
 
     /// Has the hands forget a session. `epoch` must lie above every earlier owner's: it becomes the session's fence,

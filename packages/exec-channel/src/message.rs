@@ -55,6 +55,9 @@ pub struct Open {
     pub session: String,
     /// The caller's epoch.
     pub epoch: Epoch,
+    /// Epochs up to here are those of earlier lives of the session's id, which are to be forgotten first.
+    #[serde(default)]
+    pub born: Epoch,
     /// A directory to work in instead of a fresh one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace: Option<Workspace>,

@@ -71,7 +71,7 @@ fn patient(dials: usize, patience: Duration) -> (Source, Vec<Peer>) {
 }
 
 fn open() -> Open {
-    Open { session: "0".repeat(32), epoch: Epoch(1), workspace: None }
+    Open { session: "0".repeat(32), epoch: Epoch(1), born: Epoch(0), workspace: None }
 }
 
 fn call() -> (CallId, &'static str, serde_json::Value) {

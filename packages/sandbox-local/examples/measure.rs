@@ -46,7 +46,7 @@ async fn run(config: Config) -> Result<(), String> {
     println!("probe: {:?} (level {})", begun.elapsed(), local.level());
     let session = SessionKey::new("default", "measure").map_err(|e| e.to_string())?;
     let begun = Instant::now();
-    let open = Open { session: session.clone(), epoch: Epoch(1), workspace: None };
+    let open = Open { session: session.clone(), epoch: Epoch(1), born: Epoch(0), workspace: None };
     let session = local.open_session(open).await.map_err(text)?;
     println!("start of the daemon and open: {:?}", begun.elapsed());
     let mut position = 0;

@@ -138,7 +138,7 @@ impl Local {
         // A root that is not UTF-8 has nothing below it that a session could name.
         let roots = || self.config.workspace_roots.iter().filter_map(|r| r.to_str()).map(str::to_owned).collect();
         let workspace = open.workspace.map(|path| message::Workspace { path, roots: roots() });
-        let open = message::Open { session: open.session.digest(), epoch: open.epoch, workspace };
+        let open = message::Open { session: open.session.digest(), epoch: open.epoch, born: open.born, workspace };
         self.client.open(open).await.map_err(reached)
     }
 }

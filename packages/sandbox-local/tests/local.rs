@@ -61,7 +61,7 @@ fn key() -> SessionKey {
 }
 
 async fn open(local: &Local, epoch: u64) -> std::sync::Arc<dyn Sandbox> {
-    local.open(Open { session: key(), epoch: Epoch(epoch), workspace: None }).await.unwrap()
+    local.open(Open { session: key(), epoch: Epoch(epoch), born: Epoch(0), workspace: None }).await.unwrap()
 }
 
 async fn bash(sandbox: &dyn Sandbox, position: u64, asked: &Identity, command: &str) -> Ended {
@@ -178,6 +178,7 @@ async fn other_workspaces_share_the_hands() {
         (local, root, move |session: &str| Open {
             session: SessionKey::new("tenant", session).unwrap(),
             epoch: Epoch(1),
+            born: Epoch(0),
             workspace: Some(path.clone()),
         })
     };
@@ -220,7 +221,7 @@ async fn other_settings_get_other_hands() {
     // While they run a command, or a brain is attached, hands stay, and say so long before patience ends; once they are
     // idle they make room.
     let other = other();
-    let request = || Open { session: key(), epoch: Epoch(2), workspace: None };
+    let request = || Open { session: key(), epoch: Epoch(2), born: Epoch(0), workspace: None };
     let asked = async {
         let begun = Instant::now();
         let busy = other.open(request()).await;
@@ -284,7 +285,7 @@ async fn a_run_waits_for_hands_of_another_version() {
         writer.push(&to_frame(Kind::Refused, 0, &refused)).await.unwrap();
         writer.flush().await.unwrap();
     };
-    let request = Open { session: key(), epoch: Epoch(1), workspace: None };
+    let request = Open { session: key(), epoch: Epoch(1), born: Epoch(0), workspace: None };
     let (opened, ()) = tokio::join!(local.open(request), old);
     assert!(matches!(&opened, Err(Error::Busy(why)) if why.contains("another version")), "{:?}", opened.err());
 }

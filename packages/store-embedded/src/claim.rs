@@ -70,13 +70,14 @@ struct Claimable {
 /// What a claim needs to know of the session.
 struct Marks {
     head: Head,
+    born: Epoch,
     progressed: bool,
 }
 
 fn claimable(b: &Batch<'_>, max: usize) -> Result<Vec<Claimable>, Fault> {
     let mut query = b.conn.prepare_cached(
         "SELECT q.run, q.session, s.epoch, s.head, s.resume_from, s.progressed, \
-         s.next_gate \
+         s.next_gate, s.born \
          FROM queue q CROSS JOIN session s ON s.id = q.session \
          WHERE q.state = 'ready' ORDER BY q.priority DESC, q.run LIMIT ?1",
     )?;
@@ -95,7 +96,7 @@ fn marks(row: &Row<'_>) -> Result<Marks, Fault> {
         resume_from: Position(number(row, 4)?),
         next_gate: number(row, 6)?,
     };
-    Ok(Marks { head, progressed: row.get(5)? })
+    Ok(Marks { head, born: Epoch(number(row, 7)?), progressed: row.get(5)? })
 }
 
 /// Delayed runs whose time has come and runs whose lease has expired are ready.
@@ -127,7 +128,7 @@ fn take(
     worker: &WorkerId,
     row: i64,
     session: i64,
-    Marks { mut head, progressed }: Marks,
+    Marks { mut head, born, progressed }: Marks,
     now: u64,
 ) -> Result<Lease, Fault> {
     let mut record = record::by_row(b.conn, row)?.ok_or_else(|| unreadable(format!("run row {row} is missing")))?;
@@ -161,7 +162,7 @@ fn take(
     let until = now.saturating_add(b.state.lease_ms);
     b.state.leases.put(record.run_id.clone(), Held { row, session, epoch, worker: worker.clone(), until });
     b.changed(&record.run_id);
-    Ok(Lease { attempt: record.attempts, record, epoch, worker: worker.clone(), head, cancel })
+    Ok(Lease { attempt: record.attempts, record, epoch, born, worker: worker.clone(), head, cancel })
 }
 
 /// Extends leases; answers those that are lost.

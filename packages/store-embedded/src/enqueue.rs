@@ -53,6 +53,8 @@ impl Accepted {
 struct Before {
     id: i64,
     head: Head,
+    /// Epochs up to here are of earlier sessions with its name.
+    born: Epoch,
     /// The run whose turn it is.
     front: Option<String>,
     /// That run waits for a person.
@@ -110,7 +112,7 @@ pub(crate) fn enqueue(b: &mut Batch<'_>, mut accepted: Accepted) -> Result<Enque
     };
     let row = row_at(now).max(b.state.last_row.saturating_add(1));
     let interrupted = before.as_ref().and_then(|b| b.front.as_deref()).filter(|_| new.interrupt).and_then(RunId::parse);
-    let (session, head) = write_session(b, &new, wishes, before, row, place)?;
+    let (session, head, born) = write_session(b, &new, wishes, before, row, place)?;
     let log_from = (place == Place::Claimed).then(|| head.position.next());
     write_run(b, &new, &spec, (session, row), now, log_from)?;
     b.conn
@@ -161,6 +163,7 @@ pub(crate) fn enqueue(b: &mut Batch<'_>, mut accepted: Accepted) -> Result<Enque
             return Ok(Enqueued::Claimed(Box::new(Lease {
                 record,
                 epoch: head.epoch,
+                born,
                 worker,
                 head,
                 attempt: 1,
@@ -222,7 +225,7 @@ fn record_of(b: &Batch<'_>, run: &str) -> Result<Option<Record>, Fault> {
 
 fn session_before(b: &Batch<'_>, new: &NewRun) -> Result<Option<Before>, Fault> {
     let mut query = b.conn.prepare_cached(
-        "SELECT id, head, epoch, resume_from, front_run, first_run, first_hash, wishes, next_gate, \
+        "SELECT id, head, epoch, resume_from, front_run, first_run, first_hash, wishes, next_gate, born, \
          EXISTS (SELECT 1 FROM run r JOIN queue q ON q.run = r.id \
                  WHERE r.run_id = session.front_run AND q.state = 'paused') \
          FROM session WHERE tenant = ?1 AND session = ?2",
@@ -239,7 +242,8 @@ fn session_before(b: &Batch<'_>, new: &NewRun) -> Result<Option<Before>, Fault> 
         id: row.get(0)?,
         head,
         front: row.get(4)?,
-        gated: row.get(9)?,
+        gated: row.get(10)?,
+        born: Epoch(number(row, 9)?),
         first_run: row.get(5)?,
         first_hash: row.get(6)?,
         wishes: row.get(7)?,
@@ -270,7 +274,7 @@ pub(crate) fn has_room(b: &mut Batch<'_>) -> Result<bool, Fault> {
     Ok(true)
 }
 
-/// Makes or changes the session; answers its row and the log's marks after this step.
+/// Makes or changes the session; answers its row, the log's marks after this step, and above what its epochs lie.
 fn write_session(
     b: &mut Batch<'_>,
     new: &NewRun,
@@ -278,18 +282,19 @@ fn write_session(
     before: Option<Before>,
     row: i64,
     place: Place,
-) -> Result<(i64, Head), Fault> {
+) -> Result<(i64, Head, Epoch), Fault> {
     let claimed = place == Place::Claimed;
     let (run, now) = (new.run_id.as_str(), sql(b.now()));
-    let Some(Before { id, mut head, .. }) = before else {
+    let Some(Before { id, mut head, born, .. }) = before else {
         let id = b.next_session();
-        let epoch = Epoch(b.state.epoch_floor + u64::from(claimed));
+        let born = Epoch(b.state.epoch_floor);
+        let epoch = Epoch(born.0 + u64::from(claimed));
         let head = Head { position: Position(0), epoch, resume_from: Position(1), next_gate: 0 };
         b.conn
             .prepare_cached(
                 "INSERT INTO session (id, tenant, session, head, epoch, resume_from, front_run, owned, progressed, \
-                 latest_run, first_run, first_hash, wishes, created_ms, updated_ms) \
-                 VALUES (?9, ?1, ?2, 0, ?3, 1, ?4, ?5, 0, ?6, ?4, ?7, ?8, ?10, ?10)",
+                 latest_run, first_run, first_hash, wishes, created_ms, updated_ms, born) \
+                 VALUES (?9, ?1, ?2, 0, ?3, 1, ?4, ?5, 0, ?6, ?4, ?7, ?8, ?10, ?10, ?11)",
             )?
             .execute(params![
                 new.session.tenant(),
@@ -301,9 +306,10 @@ fn write_session(
                 new.idempotency.as_ref().map(|i| &i.body_hash),
                 wishes,
                 id,
-                now
+                now,
+                sql(born.0)
             ])?;
-        return Ok((id, head));
+        return Ok((id, head, born));
     };
     match place {
         Place::Blocked => {
@@ -326,7 +332,7 @@ fn write_session(
                 .execute(params![id, row, now, run, sql(head.epoch.0)])?;
         }
     }
-    Ok((id, head))
+    Ok((id, head, born))
 }
 
 fn write_run(

@@ -46,8 +46,8 @@ pub(crate) fn fork(b: &mut Batch<'_>, it: &Fork) -> Result<Forked, Fault> {
     b.conn
         .prepare_cached(
             "INSERT INTO session (id, tenant, session, head, epoch, resume_from, owned, progressed, latest_run, \
-             wishes, next_gate, created_ms, updated_ms, parent, parent_id, forked_at) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0, 0, ?7, ?8, ?9, ?9, ?10, ?11, ?4)",
+             wishes, next_gate, created_ms, updated_ms, parent, parent_id, forked_at, born) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0, 0, ?7, ?8, ?9, ?9, ?10, ?11, ?4, ?5)",
         )?
         .execute(params![
             row,

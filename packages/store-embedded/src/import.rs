@@ -110,7 +110,8 @@ fn finish(b: &Batch<'_>, closing: Option<Stored>, it: &Whole) -> Result<Result<P
     b.conn
         .prepare_cached(
             "INSERT INTO session (id, tenant, session, head, epoch, resume_from, owned, progressed, latest_run, \
-             wishes, next_gate, created_ms, updated_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0, 0, ?7, ?8, ?9, ?10)",
+             wishes, next_gate, created_ms, updated_ms, born) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0, 0, ?7, ?8, ?9, ?10, ?5)",
         )?
         .execute(params![
             it.row,

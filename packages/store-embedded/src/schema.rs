@@ -8,7 +8,7 @@
 //! | table | one row is | worth knowing |
 //! |---|---|---|
 //! | `meta` | a fact about the file | `schema` = layout version; a newer one is refused by name; `id` = this store and no other, made with the file |
-//! | `session` | a session and the marks beside its log | `head`, `epoch` and `resume_from` make opening O(tail); `front_run` is the run whose turn it is, `owned` whether someone holds it, `progressed` whether its owner got anywhere; `first_run` and `first_hash` recognise the post that made it, also when that run's record is gone; `wishes` is what its further runs inherit, NULL for nothing; `handed` says that hands may know it; `parent` is the row it was forked from at `forked_at`, `parent_id` what that was called |
+//! | `session` | a session and the marks beside its log | `head`, `epoch` and `resume_from` make opening O(tail); `front_run` is the run whose turn it is, `owned` whether someone holds it, `progressed` whether its owner got anywhere; `first_run` and `first_hash` recognise the post that made it, also when that run's record is gone; `wishes` is what its further runs inherit, NULL for nothing; `handed` says that hands may know it; epochs up to `born` are those of earlier sessions with its name; `parent` is the row it was forked from at `forked_at`, `parent_id` what that was called |
 //! | `ancestry` | a stretch of a fork's history | positions above `above` up to `upto` are kept under `source`, whose own session may be gone; its own entries begin above the last stretch |
 //! | `mark` | a place where `resume_from` or `next_gate` changed | so that a fork finds its own without reading the log |
 //! | `forgetting` | a removed session that its hands must still forget | nobody can make a session with its id meanwhile |
@@ -278,6 +278,7 @@ UPDATE meta SET value = '4' WHERE name = 'schema';
 
 /// What version 4 lacks. New files get it like old ones, on top of [`TABLES`] and [`NEW_IN_4`].
 const FROM_4: &str = "
+ALTER TABLE session ADD COLUMN born INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE run ADD COLUMN aside TEXT;
 ALTER TABLE run ADD COLUMN redrive_of TEXT;
 ALTER TABLE run ADD COLUMN redriven TEXT;

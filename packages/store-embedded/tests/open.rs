@@ -243,6 +243,7 @@ const UNDO_4: &str = "
     UPDATE meta SET value = '3' WHERE name = 'schema';";
 const UNDO_5: &str = "
     DROP TABLE schedule;
+    ALTER TABLE session DROP COLUMN born;
     DROP INDEX message_run;
     DROP INDEX message_pending;
     ALTER TABLE message DROP COLUMN channel;

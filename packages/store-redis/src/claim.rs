@@ -201,6 +201,7 @@ fn lease(worker: &WorkerId, epoch: u64, mut it: Reply) -> Result<Lease, store::E
         next_gate: it.number()?,
     };
     let cancel = it.flag()?;
+    let born = Epoch(it.maybe_number()?.unwrap_or(0));
     let record = record::read(it.list()?)?;
-    Ok(Lease { attempt: record.attempts, epoch: head.epoch, worker: worker.clone(), head, cancel, record })
+    Ok(Lease { attempt: record.attempts, epoch: head.epoch, born, worker: worker.clone(), head, cancel, record })
 }

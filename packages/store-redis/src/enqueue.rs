@@ -99,7 +99,8 @@ fn lease(mut new: NewRun, reply: &mut Reply) -> Result<Lease, store::Error> {
         worker.ok_or_else(|| store::Error::Unreadable("the answer of `enqueue`: nobody claimed".to_owned()))?;
     let mut head = Head::default();
     let record = record(new, reply, Some(&mut head))?;
-    Ok(Lease { record, epoch: head.epoch, worker, head, attempt: 1, cancel: false })
+    let born = Epoch(reply.maybe_number()?.unwrap_or(0));
+    Ok(Lease { record, epoch: head.epoch, born, worker, head, attempt: 1, cancel: false })
 }
 
 /// The record as it is stored. With a lease the marks of the session follow.

@@ -419,6 +419,7 @@ macro_rules! sandbox_conformance {
             the_fence_outlives_the_hands
             the_working_directory_does_not_change
             a_forgotten_session_is_unknown_and_fenced
+            an_earlier_life_is_forgotten_when_a_later_one_is_opened
             forgetting_ends_what_runs
             forgetting_is_repeated_without_harm
             forgetting_needs_an_epoch_that_is_not_fenced

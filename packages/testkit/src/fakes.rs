@@ -240,12 +240,18 @@ impl SandboxTransport for FakeSandbox {
         if s.busy {
             return Err(sandbox::Error::Busy("all hands are taken".into()));
         }
-        let fence = s.fences.entry(open.session.digest()).or_default();
+        let session = open.session.digest();
+        let fence = s.fences.entry(session.clone()).or_default();
         if open.epoch < *fence {
             return Err(sandbox::Error::Fenced { mine: open.epoch, current: *fence });
         }
+        let is_of_before = *fence < open.born;
         *fence = open.epoch;
-        let last = s.last_call(&open.session.digest());
+        if is_of_before {
+            s.calls.retain(|id, _| id.session != session);
+            self.0.changed.notify_waiters();
+        }
+        let last = s.last_call(&session);
         drop(s);
         Ok(Arc::new(Attached { identity: self.0.identity(), hands: self.0.clone(), epoch: open.epoch, last }))
     }

@@ -305,7 +305,7 @@ async fn decide(sessions: &Sessions, frame: &Frame, stream: u32, input: Input) -
         Kind::Open => {
             let open: Open = from_frame(frame).map_err(bad)?;
             let session = sessions.get(&open.session).await?;
-            let opened = session.open(open.epoch, open.workspace.as_ref()).await?;
+            let opened = session.open(&open).await?;
             Ok(Decided::Answer(to_frame(Kind::Opened, stream, &opened)))
         }
         Kind::Call => {

@@ -18,7 +18,9 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 use torpor_core::sandbox::{self, LastCall};
 use torpor_core::{Epoch, Position};
-use torpor_exec_channel::message::{Call as Request, Code, Ended, Exit, Extent, Opened, Refused, State, Workspace};
+use torpor_exec_channel::message::{
+    Call as Request, Code, Ended, Exit, Extent, Open, Opened, Refused, State, Workspace,
+};
 
 use super::bash::Input;
 use super::call::{self, Call};
@@ -115,11 +117,18 @@ impl Session {
         }))
     }
 
-    /// Binds the session to its workspace, and raises the fence.
-    pub(super) async fn open(&self, epoch: Epoch, workspace: Option<&Workspace>) -> Result<Opened, Refused> {
+    /// Binds the session to its workspace, and raises the fence. Must be driven to its end: a caller that may be dropped
+    /// runs it as a task.
+    pub(super) async fn open(&self, open: &Open) -> Result<Opened, Refused> {
+        if self.is_of_before(open.born).await {
+            match self.forget(open.born).await {
+                Err(refused) if refused.code != Code::Fenced => return Err(refused),
+                _ => {} // forgotten, or somebody was faster: whether we are still the owner is seen below
+            }
+        }
         let mut inner = self.lock().await;
-        self.raise(&mut inner, epoch).await?;
-        let wanted = workspace.map(|w| self.allowed(w)).transpose()?;
+        self.raise(&mut inner, open.epoch).await?;
+        let wanted = open.workspace.as_ref().map(|w| self.allowed(w)).transpose()?;
         match &inner.opened {
             Some(bound) if *bound == wanted => {}
             Some(bound) => {
@@ -245,6 +254,12 @@ impl Session {
             call.wait().await;
         }
         Ok(())
+    }
+
+    /// Whether what is known here is of an earlier life of the session's id.
+    async fn is_of_before(&self, born: Epoch) -> bool {
+        let inner = self.lock().await;
+        inner.fence < born && (inner.opened.is_some() || !inner.past.is_empty() || inner.floor > 0)
     }
 
     async fn lock(&self) -> tokio::sync::MutexGuard<'_, Inner> {

@@ -299,6 +299,7 @@ async fn a_named_workspace_must_lie_below_an_allowed_root() {
         let open = Open {
             session: SESSION.replace('0', &digest.to_string()),
             epoch: torpor_core::Epoch(1),
+            born: torpor_core::Epoch(0),
             workspace: Some(Workspace {
                 path: path.display().to_string(),
                 roots: vec![root.display().to_string(), "/no/such/folder".into()],

@@ -76,7 +76,7 @@ async fn a_folder_of_the_users_keeps_everything() {
     fs::create_dir(&given).unwrap();
     let path = given.canonicalize().unwrap().display().to_string();
     let workspace = Some(Workspace { path: path.clone(), roots: vec![path] });
-    let open = Open { session: SESSION.into(), epoch: Epoch(1), workspace };
+    let open = Open { session: SESSION.into(), epoch: Epoch(1), born: Epoch(0), workspace };
     let session = daemon.client().open(open).await.unwrap();
     ok(&session, 1, "echo kept > file").await;
     let forgotten = forget(&daemon, 2).await.unwrap();

@@ -89,7 +89,7 @@ async fn what_a_given_folder_held_before_does_not_count() {
     }
     let path = given.display().to_string();
     let workspace = Some(Workspace { path: path.clone(), roots: vec![path] });
-    let open = Open { session: SESSION.into(), epoch: torpor_core::Epoch(1), workspace };
+    let open = Open { session: SESSION.into(), epoch: torpor_core::Epoch(1), born: torpor_core::Epoch(0), workspace };
     let session = daemon.client().open(open).await.unwrap();
     ok(&session, 1, "head -c 8M /dev/zero > new; sleep 2.5; echo kept").await;
     over(&session, 2, "for n in 1 2 3; do head -c 8M /dev/zero > more$n; done; sleep 60").await;

@@ -157,7 +157,7 @@ impl Dial for Socket {
 }
 
 pub(crate) async fn open(client: &Source, session: &str, epoch: u64) -> Result<Session, Error> {
-    client.open(Open { session: session.into(), epoch: Epoch(epoch), workspace: None }).await
+    client.open(Open { session: session.into(), epoch: Epoch(epoch), born: Epoch(0), workspace: None }).await
 }
 
 pub(crate) fn id(session: &Session, position: u64) -> CallId {

@@ -308,7 +308,15 @@ impl WorkQueue for Fake {
         self.note();
         Ok(match claimed {
             Some(worker) => {
-                let lease = Lease { record, epoch: Epoch(1), worker, head: Head::default(), attempt: 1, cancel: false };
+                let lease = Lease {
+                    record,
+                    epoch: Epoch(1),
+                    born: Epoch(0),
+                    worker,
+                    head: Head::default(),
+                    attempt: 1,
+                    cancel: false,
+                };
                 Enqueued::Claimed(Box::new(lease))
             }
             None => Enqueued::Created(Box::new(record)),

@@ -52,8 +52,8 @@ local function look(n)
     local R = run_of(member)
     local q, row, d, status, version, attempts, started, from, cancel =
       unpack(call('HMGET', run_key(R), 'q', 'row', 'd', 'status', 'version', 'attempts', 'started', 'from', 'cancel'))
-    local epoch, head, resume, gate, progressed =
-      unpack(call('HMGET', P .. 's:' .. (d or ''), 'epoch', 'head', 'resume', 'gate', 'progressed'))
+    local epoch, head, resume, gate, progressed, born =
+      unpack(call('HMGET', P .. 's:' .. (d or ''), 'epoch', 'head', 'resume', 'gate', 'progressed', 'born'))
     if q ~= 'ready' or not row then
       bad[#bad + 1] = {member, R}
     elseif status ~= 'queued' and status ~= 'running' then
@@ -62,7 +62,7 @@ local function look(n)
       bad[#bad + 1] = {member, R, 'run ' .. R .. ': its record or its session is damaged'}
     else
       good[#good + 1] = {member = member, R = R, d = d, version = num(version + 1), started = started, from = from, cancel = cancel,
-        resume = resume, gate = gate, head = tonumber(head), epoch = num(math.max(tonumber(epoch), floor) + 1),
+        born = born, resume = resume, gate = gate, head = tonumber(head), epoch = num(math.max(tonumber(epoch), floor) + 1),
         attempts = progressed == '1' and 1 or attempts + 1}
     end
   end
@@ -111,7 +111,7 @@ local function take(good)
       call('PUBLISH', P .. 'r:' .. it.R, it.version)
       local record = record_of(it.R)
       bytes = bytes + record_bytes(record)
-      taken[#taken + 1] = {it.R, it.epoch, num(it.head), it.resume, it.gate, it.cancel, record}
+      taken[#taken + 1] = {it.R, it.epoch, num(it.head), it.resume, it.gate, it.cancel, it.born, record}
     end
   end
   call('ZREM', ready, unpack(members))

@@ -19,8 +19,8 @@ if idem ~= '' then
   end
 end
 
-local life, front, first, first_hash, inherited, target, epoch, head, resume, gate = unpack(call('HMGET', session, 'life', 'front',
-  'first', 'hash', 'wishes', 'webhook', 'epoch', 'head', 'resume', 'gate'))
+local life, front, first, first_hash, inherited, target, epoch, head, resume, gate, born = unpack(call('HMGET', session, 'life', 'front',
+  'first', 'hash', 'wishes', 'webhook', 'epoch', 'head', 'resume', 'gate', 'born'))
 if life and expects == 'new' then
   if not first or not first_hash or first_hash ~= hash then
     return {'conflict'}
@@ -40,7 +40,7 @@ end
 if not life and call('EXISTS', P .. 'forget:' .. D) == 1 then
   return {'forgetting'}
 end
-local row, last_life, floor, queued = unpack(call('HMGET', meta, 'row', 'life', 'floor', 'queued'))
+local row, last_life, floor, queued, removed = unpack(call('HMGET', meta, 'row', 'life', 'floor', 'queued', 'removed'))
 row, last_life, floor, queued = tonumber(row or 0), tonumber(last_life or 0), tonumber(floor or 0), tonumber(queued or 0)
 if queued >= most then
   return {'full'}
@@ -54,7 +54,7 @@ local claimed, at, is_new = place == 'leased', num(now), not life
 row = number_after(row)
 if is_new then
   last_life = number_after(last_life)
-  life, epoch, head, resume, gate = num(last_life), floor, '0', '1', '0'
+  life, epoch, born, head, resume, gate = num(last_life), floor, removed or '0', '0', '1', '0'
 end
 call('HSET', meta, 'row', num(row), 'life', num(last_life))
 
@@ -71,8 +71,8 @@ end
 -- The session.
 local changes = {'latest', R, 'updated', at}
 if is_new then
-  add(changes, {'tenant', tenant, 'session', id, 'life', life, 'head', head, 'resume', resume, 'gate', gate, 'handed', '0', 'first', R,
-    'created', at, 'hash', hash, 'wishes', wishes, 'webhook', webhook})
+  add(changes, {'tenant', tenant, 'session', id, 'life', life, 'head', head, 'resume', resume, 'gate', gate, 'handed', '0', 'born', born,
+    'first', R, 'created', at, 'hash', hash, 'wishes', wishes, 'webhook', webhook})
   local member = hex16(last_life) .. ':' .. D
   call('SET', P .. 'life:' .. life, D)
   call('ZADD', P .. 'sessions', 0, member)
@@ -111,7 +111,7 @@ join(R, row)
 if claimed then
   count_ready(R)
   make_leased(R, worker, epoch, lease, read_tokens(1, worker, 1, {R})[1])
-  return {'claimed', at, inherited, epoch, head, resume, gate}
+  return {'claimed', at, inherited, epoch, head, resume, gate, born}
 elseif place == 'ready' then
   line_up(R, ready_member(R, priority, row))
 elseif place == 'delayed' then

@@ -70,9 +70,11 @@ if origin then
   call('HINCRBY', P .. 's:' .. origin, 'forks', -1)
 end
 
--- Whoever owned it must never be taken for the owner of a later one.
+-- Whoever owned it must never be taken for the owner of a later one, and what hands know of it not for that one's.
 local over = tonumber(epoch) + 1
-call('HSET', P .. 'meta', 'floor', num(math.max(numeric(P .. 'meta', 'floor'), over)))
+for _, bound in ipairs({'floor', 'removed'}) do
+  call('HSET', P .. 'meta', bound, num(math.max(numeric(P .. 'meta', bound), over)))
+end
 if handed == '1' then
   call('HSET', P .. 'forget:' .. D, 'tenant', tenant, 'session', id, 'epoch', num(over))
   call('ZADD', P .. 'forget', num(now), D)

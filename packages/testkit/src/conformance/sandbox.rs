@@ -42,7 +42,7 @@ impl Hands {
     }
 
     async fn try_open(&self, epoch: u64) -> Result<Arc<dyn Sandbox>, Error> {
-        let open = Open { session: key("s"), epoch: Epoch(epoch), workspace: self.workspace.clone() };
+        let open = Open { session: key("s"), epoch: Epoch(epoch), born: Epoch(0), workspace: self.workspace.clone() };
         soon(self.transport.open(open)).await
     }
 
@@ -209,6 +209,26 @@ pub async fn a_forgotten_session_is_unknown_and_fenced(h: Hands) {
     let later = h.open(5).await;
     result(soon(later.call(call(1, &*later, &h.mark))).await);
     assert_eq!((h.marks)(), 2, "the same position is another call now");
+}
+
+/// Hands that nobody told of a session's end forget it when a later session of its name comes to them; and nothing of this
+/// one when it comes again.
+pub async fn an_earlier_life_is_forgotten_when_a_later_one_is_opened(h: Hands) {
+    let old = h.open(2).await;
+    result(soon(old.call(call(1, &*old, &h.mark))).await);
+    (h.kill)().await;
+    let born = |epoch: u64| {
+        let open = Open { session: key("s"), epoch: Epoch(epoch), born: Epoch(3), workspace: h.workspace.clone() };
+        soon(h.transport.open(open))
+    };
+    let later = born(4).await.unwrap();
+    assert_eq!(later.last_call(), None);
+    let refused = soon(old.call(call(2, &*old, &h.mark))).await;
+    assert!(matches!(refused, Err(Error::Fenced { .. })), "{refused:?}");
+    let first = result(soon(later.call(call(1, &*later, &h.mark))).await);
+    assert_eq!((h.marks)(), 2, "the same position is another call now");
+    let again = born(5).await.unwrap();
+    assert_eq!(result(soon(again.call(call(1, &*later, &h.mark))).await), first, "it has run");
 }
 
 /// Whoever waits for a call of a forgotten session waits no longer, and the call does not run again.

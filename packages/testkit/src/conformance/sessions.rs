@@ -54,10 +54,11 @@ impl Fixture {
     }
 
     /// One more run of a session, which writes so many entries.
-    async fn grow(&self, session: &str, entries: u64) {
+    async fn grow(&self, session: &str, entries: u64) -> Lease {
         let head = self.summary(session).await.unwrap().head.0;
         let lease = claimed(self.enqueue(NewRun { claim_for: Some("w".into()), ..further(session) }).await);
         self.write_to_the_end(&lease, head, entries).await;
+        lease
     }
 
     async fn write_to_the_end(&self, lease: &Lease, after: u64, entries: u64) {
@@ -329,6 +330,7 @@ pub async fn what_forks_share_goes_with_the_last_of_them(f: Fixture) {
 /// Whoever owned a removed session is fenced from all that come after, and nobody takes its name before its hands have
 /// forgotten it.
 pub async fn a_removed_session_is_over_for_its_owner(f: Fixture) {
+    f.ended("there", 1).await;
     let old = f.running("s").await;
     f.append(&old, 0, vec![started(&old, Some("/work"))]).await.unwrap();
     f.finish(&old, 1).await;
@@ -349,7 +351,14 @@ pub async fn a_removed_session_is_over_for_its_owner(f: Fixture) {
     f.sessions.forgotten(&what).await.unwrap();
     assert!(f.sessions.to_forget(10).await.unwrap().is_empty());
     let new = f.running("s").await;
-    assert!(new.epoch > forget, "{} must lie above {forget}", new.epoch);
+    assert!(new.epoch > new.born && new.born >= forget, "{} and {} must lie above {forget}", new.epoch, new.born);
+    assert!(f.grow("there", 1).await.born < old.epoch, "it has been there all the time");
+    assert_eq!(f.fork("other", 1, "fork").await, Forked::Created);
+    f.import("import", Vec::new()).await.unwrap();
+    for made in ["fork", "import"] {
+        let lease = f.grow(made, 1).await;
+        assert!(lease.epoch > lease.born && lease.born >= forget, "{made} may have the name of another");
+    }
     let refused = f.log.append(write(&old, 0, vec![note(&old)])).await;
     assert!(matches!(refused, Err(AppendError::Fenced { .. })), "{refused:?}");
     let refused = f.log.append(write(&old, 2, vec![note(&old)])).await;

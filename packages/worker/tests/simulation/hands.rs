@@ -368,7 +368,7 @@ impl SandboxTransport for Reach {
 
     async fn open(&self, open: Open) -> Result<Arc<dyn Sandbox>, sandbox::Error> {
         self.process.awake().await;
-        let open = wire::Open { session: open.session.digest(), epoch: open.epoch, workspace: None };
+        let open = wire::Open { session: open.session.digest(), epoch: open.epoch, born: open.born, workspace: None };
         let session = self.client.open(open).await;
         self.process.awake().await;
         Ok(Arc::new(Held { session: session?, process: self.process.clone() }))

@@ -14,8 +14,9 @@ end
 
 -- Makes an idle session with this life, of which nobody was an owner yet. Its further fields are the caller's.
 local function add_session(D, life, tenant, id, head, resume, gate, created)
+  local floor, born = num(numeric(P .. 'meta', 'floor')), num(numeric(P .. 'meta', 'removed'))
   call('HSET', P .. 's:' .. D, 'tenant', tenant, 'session', id, 'life', life, 'head', num(head),
-    'epoch', num(numeric(P .. 'meta', 'floor')), 'resume', resume, 'gate', gate, 'owned', '0', 'progressed', '0', 'handed', '0',
+    'epoch', floor, 'born', born, 'resume', resume, 'gate', gate, 'owned', '0', 'progressed', '0', 'handed', '0',
     'created', num(created), 'updated', num(now))
   call('SET', P .. 'life:' .. life, D)
   for _, list in ipairs(session_lists(tenant)) do
