@@ -208,8 +208,9 @@ pub trait WorkQueue: Send + Sync + 'static {
     /// Gives a run back. A lease that is no longer held is left alone: answers `false`.
     async fn release(&self, lease: &LeaseKey, why: Release) -> Result<bool, store::Error>;
 
-    /// Asks for a run to be ended as `cancelled`. A run that never started ends at once, without an entry; one that did
-    /// is ended by its owner, or becomes claimable at once for somebody to end it. Durable when it returns; idempotent.
+    /// Asks for a run to be ended as `cancelled`. A run that never started ends at once, without an entry, and so does one
+    /// that waits behind others of its session; any other is ended by its owner, or becomes claimable at once for somebody
+    /// to end it. Durable when it returns; idempotent.
     async fn cancel(&self, run: &RunId) -> Result<Cancelled, store::Error>;
 
     /// Waits up to `wait` for leases of this worker whose runs are to be cancelled. Each is told at least once while

@@ -85,7 +85,8 @@ pub(crate) fn cancel(b: &mut Batch<'_>, run: &RunId) -> Result<Cancelled, Fault>
     let Some(it) = found else { return Ok(Cancelled::Unknown) };
     let ended = match it.state.as_deref() {
         None => true,
-        Some(state) if it.started => {
+        // Behind others of its session nobody may work on it: one that was set aside and driven again can be there.
+        Some(state) if it.started && state != "blocked" => {
             if state == "paused" {
                 // From here on no verdict counts: there is one outcome, and it is this.
                 gates::close(b.conn, run.as_str())?;
@@ -130,7 +131,7 @@ fn ask(b: &Batch<'_>, it: &Standing, now: bool) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Nothing of the run is in any log: its record alone says how it ended.
+/// Nobody works on the run: its record alone says how it ended.
 fn end_unstarted(b: &mut Batch<'_>, it: &Standing) -> Result<(), Fault> {
     b.conn
         .prepare_cached("UPDATE run SET status = ?2, ended_ms = ?3, version = version + 1 WHERE id = ?1")?

@@ -30,7 +30,8 @@ const LOOK: Duration = Duration::from_secs(1);
 static HEARTBEAT_SCRIPT: Script = script!("heartbeat", ["stream", "queue"]);
 static RELEASE: Script = script!("release", ["stream", "queue"]);
 static CANCEL: Script = script!("cancel", ["stream", "queue", "dead", "gates", "hooks", "settle", "record"]);
-static TO_CANCEL: Script = script!("to_cancel", []);
+static TO_CANCEL: Script = script!(reads "to_cancel", []);
+static TOLD: Script = script!("told", []);
 static DEAD_LETTER: Script = script!("dead_letter", ["dead"]);
 static BACKLOG: Script = script!(reads "backlog", ["gates", "hooks"]);
 
@@ -68,9 +69,12 @@ impl Store {
         let (mut keys, mut failed) = (Vec::new(), None);
         for answer in self.run_all(Lane::Control, &TO_CANCEL, &args).await {
             match answer {
-                Ok((_, mut reply)) => {
+                Ok((shard, mut reply)) => {
+                    let mut heard = Args::new().text(worker.as_str());
+                    let any = reply.len() > 0;
                     while reply.len() > 0 {
                         let told = reply.lossy()?;
+                        heard = heard.text(&told);
                         let key = told.split_once(' ').and_then(|(run, epoch)| {
                             Some(LeaseKey { run: RunId::parse(run)?, epoch: Epoch(epoch.parse().ok()?) })
                         });
@@ -78,6 +82,10 @@ impl Store {
                             Some(key) => keys.push(key),
                             None => tracing::warn!(told, "left out a cancel that cannot be read"),
                         }
+                    }
+                    // Only now that they have arrived: an answer that was lost is given again. So is this, if it fails.
+                    if any && let Err(e) = self.run(Lane::Control, shard, &TOLD, heard).await {
+                        tracing::debug!(error = %e, "cancels will be told again");
                     }
                 }
                 Err(e) => failed = Some(e),

@@ -13,6 +13,7 @@ use support::{Plain, append, insist, running, store};
 use torpor_core::Position;
 use torpor_core::log::{AppendError, SessionLog as _};
 use torpor_core::outcome::Status;
+use torpor_core::queue::WorkQueue as _;
 use torpor_core::run::RunStore as _;
 use torpor_store_redis::{Address, Options, Store};
 use torpor_testkit::fault_proxy::{FaultProxy, Rates};
@@ -125,4 +126,35 @@ async fn a_server_that_takes_no_writes_still_answers_reads() {
     assert_eq!(store.get(&lease.record.run_id).await.unwrap().unwrap().status, Status::Running);
     let () = plain.ask(&["CONFIG", "SET", "maxmemory", "0"]).await;
     append(&store, &lease, 1, vec![note(&lease)]).await;
+}
+
+/// A worker whose answers are lost hears of every cancel all the same, and only until it has heard.
+#[tokio::test]
+async fn a_cancel_whose_answer_is_lost_is_told_again() {
+    let Some(server) = Server::start() else { return };
+    let lasting = Options { lease: Duration::from_secs(60), ..Options::default() };
+    let direct = store(&server, lasting.clone()).await;
+    let target = SocketAddr::from((Ipv4Addr::LOCALHOST, server.port()));
+    let proxy = FaultProxy::start(target, 23, Rates { lost_reply: 2, ..Rates::default() }).await;
+    let address = Address::parse(&format!("redis://{}", proxy.address())).unwrap();
+    let worker = Store::connect(&address, lasting).await.unwrap();
+    proxy.arm(true);
+    for n in 0..20 {
+        let lease = running(&direct, &format!("s{n}")).await;
+        direct.cancel(&lease.record.run_id).await.unwrap();
+        let told = async {
+            loop {
+                match worker.to_cancel(&lease.worker, Duration::ZERO).await {
+                    Ok(keys) if keys.contains(&lease.key()) => break,
+                    _ => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        tokio::time::timeout(support::PATIENCE, told).await.expect("it is told");
+    }
+    proxy.arm(false);
+    assert!(proxy.faults() > 5, "{} faults", proxy.faults());
+    let worker_id = running(&direct, "last").await.worker;
+    let _ = direct.to_cancel(&worker_id, Duration::ZERO).await.unwrap();
+    assert_eq!(direct.to_cancel(&worker_id, Duration::ZERO).await.unwrap(), [], "each is told until it was heard");
 }

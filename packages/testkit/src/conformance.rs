@@ -378,6 +378,7 @@ macro_rules! conformance {
             what_was_given_up_is_posted_again
             what_was_set_aside_goes_back
             what_is_driven_again_waits_its_turn
+            what_waits_its_turn_again_is_cancelled
             only_dead_letters_are_driven_again
             a_dead_letter_keeps_its_record
             so_many_letters_are_kept_and_no_more

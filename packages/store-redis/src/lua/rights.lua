@@ -28,7 +28,6 @@ local COMMANDS = {
   {'SADD', key, 'm'},
   {'SCARD', key},
   {'SET', key, 'v'},
-  {'SPOP', key},
   {'SRANDMEMBER', key},
   {'SREM', key, 'm'},
   {'SUBSCRIBE', channel},

@@ -3,9 +3,11 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use torpor_core::Clock as _;
 use torpor_core::envelope::Spec;
+use torpor_core::log::SessionLog as _;
 use torpor_core::queue::{Backlog, NewRun, WorkQueue as _};
-use torpor_testkit::sample::{created, first, further};
+use torpor_testkit::sample::{created, first, further, gate, write};
 
 use crate::kit::Kit;
 
@@ -59,6 +61,21 @@ async fn a_damaged_session_stops_nobody_else() {
         assert_eq!(backlog, Backlog { leased: 1, dead: 1, ..Backlog::default() }, "{spoil}");
         assert_eq!(kit.lag_and_pending().await, (Some(0), 1), "{spoil}");
     }
+}
+
+/// A log in which somebody wrote takes no verdict; whose time is over holds up nobody else.
+#[tokio::test]
+async fn a_log_that_takes_no_verdict_stops_nobody_else() {
+    let Some(kit) = Kit::manual().await else { return };
+    let lease = kit.running("s").await;
+    let expires_at = kit.clock.now().after(Duration::from_secs(1));
+    kit.store.append(write(&lease, 0, vec![gate(&lease, 0, Some(expires_at))])).await.unwrap();
+    let life: String = kit.ask(&format!("HGET @s:{} life", lease.session().digest())).await;
+    let _: String = kit.ask(&format!("XADD @log:{life} 2-0 by hand")).await;
+    let other = created(kit.store.enqueue(first("other")).await.unwrap()).run_id;
+    kit.clock.advance(Duration::from_secs(2));
+    let claimed: HashSet<_> = kit.claim("w", 10).await.into_iter().map(|l| l.record.run_id).collect();
+    assert!(claimed.contains(&other), "{claimed:?}");
 }
 
 /// A run that somebody deleted is gone, and no look stumbles over it again.

@@ -6,7 +6,7 @@ use torpor_core::RunId;
 use torpor_core::dead_letter::{Again, Filter, Redrive, Redriven};
 use torpor_core::envelope::Spec;
 use torpor_core::outcome::{FailReason, Outcome, Status};
-use torpor_core::queue::{Backlog, NewRun};
+use torpor_core::queue::{Backlog, Cancelled, NewRun};
 use torpor_core::{SessionKey, trace};
 
 use super::Fixture;
@@ -145,6 +145,24 @@ pub async fn what_is_driven_again_waits_its_turn(f: Fixture) {
             f.finish(&lease, lease.head.position.0).await;
         }
     }
+}
+
+/// One that had begun before, and waits behind another of its session now, is cancelled without disturbing that one.
+pub async fn what_waits_its_turn_again_is_cancelled(f: Fixture) {
+    let run = f.running("s").await.record.run_id;
+    (f.spoil)(&run).await;
+    f.expire_leases().await;
+    assert!(f.claim("w", 1).await.is_empty(), "it cannot be read");
+    created(f.enqueue(further("s")).await);
+    let front = f.claim_one("w").await;
+    assert_eq!(f.again(&run).await, run);
+    (f.mend)(&run).await;
+
+    let cancelled = f.queue.cancel(&run).await.expect("the store answers");
+    assert!(matches!(&cancelled, Cancelled::Ended(record) if record.status == Status::Cancelled), "{cancelled:?}");
+    assert!(f.claim("other", 10).await.is_empty(), "it is not its turn");
+    f.finish(&front, front.head.position.0).await;
+    assert_eq!(f.queue.backlog().await.unwrap(), Backlog::default());
 }
 
 /// Only what was given up, and only for whom it belongs to.

@@ -37,7 +37,7 @@ end
 
 -- Higher priorities first, then the oldest.
 local function ready_member(R, pri, row)
-  return string.format('%08x', 2147483647 - tonumber(pri or 0)) .. hex16(tonumber(row or 0)) .. ':' .. R
+  return string.format('%08x', 2147483647 - (tonumber(pri) or 0)) .. hex16(tonumber(row) or 0) .. ':' .. R
 end
 
 -- The run that a member of an ordered set names.
@@ -47,7 +47,7 @@ end
 
 -- Those that interrupt first, then the oldest.
 local function blocked_member(R, urgent, row)
-  return (urgent == '1' and '0' or '1') .. hex16(tonumber(row or 0)) .. ':' .. R
+  return (urgent == '1' and '0' or '1') .. hex16(tonumber(row) or 0) .. ':' .. R
 end
 
 -- Takes a run out of wherever it stands, but for its fields, which still say where that was. Answers its row.
@@ -184,7 +184,7 @@ end
 -- A run leaves the queue for good.
 local function quit(R)
   local row = take_out(R)
-  call('ZREM', P .. 'runs:open', hex16(tonumber(row or 0)) .. ':' .. R)
+  call('ZREM', P .. 'runs:open', hex16(tonumber(row) or 0) .. ':' .. R)
   call('HDEL', run_key(R), 'q', 'token', 'pri', 'due', 'urgent', 'worker', 'epoch')
   call('HINCRBY', P .. 'meta', 'queued', -1)
 end

@@ -25,8 +25,8 @@ local function set_aside(R, why)
   settle(R, 'failed')
 end
 
--- Asks for a run to be ended: at once where it never started, by its owner or the next one where it did. Answers false when there
--- is none, or whether it has ended.
+-- Asks for a run to be ended: at once where it never started or waits behind others of its session (whose turn it is, nobody else
+-- may write in between), by its owner or the next one where it did. Answers false when there is none, or whether it has ended.
 local function cancel_run(R)
   local run = run_key(R)
   if call('EXISTS', run) == 0 then
@@ -36,7 +36,7 @@ local function cancel_run(R)
   if not q then
     return 'ended'
   end
-  if not started then
+  if not started or q == 'blocked' then
     settle(R, 'cancelled')
     return 'ended'
   end

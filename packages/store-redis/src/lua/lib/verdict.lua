@@ -27,7 +27,7 @@ local function park(R, asked, at)
 end
 
 -- The verdict on a pending gate becomes an entry, and a run without pending gates is claimable. Answers the entry's position, or
--- nil, with nothing changed, when the run has no session.
+-- nil, with nothing changed, when the run has no session or its log takes no entry there (somebody wrote to it by hand).
 local function give_verdict(R, n, action, decision)
   local run, gates = run_key(R), P .. 'gates:' .. R
   local d = field(run, 'd') or ''
@@ -38,7 +38,9 @@ local function give_verdict(R, n, action, decision)
   end
   local position = tonumber(head) + 1
   local body = '{"type":"gate_decided","run":"' .. R .. '","gate":' .. n .. ',' .. string.sub(decision, 2)
-  put_entry(life, position, epoch, num(now), SCHEMA, nil, body)
+  if not pcall(put_entry, life, position, epoch, num(now), SCHEMA, nil, body) then
+    return nil
+  end
   call('HSET', session, 'head', num(position), 'updated', num(now))
   call('HSET', gates, n .. ':state', 'decided', n .. ':action', action, n .. ':decision', decision, n .. ':decided', num(now))
   local waits = leave_pending(R, n)
@@ -59,7 +61,7 @@ local function give_verdict(R, n, action, decision)
   return position
 end
 
--- Decides up to so many gates that nobody decided in time. A run without a session holds up no other: it is offered to whoever
+-- Decides up to so many gates that nobody decided in time. A run whose log takes no verdict holds up no other: it is offered to whoever
 -- claims, who sets it aside.
 local function expire_gates(most)
   for _, member in ipairs(call('ZRANGEBYSCORE', P .. 'gates:due', '-inf', num(now), 'LIMIT', 0, most)) do
