@@ -151,23 +151,39 @@ impl Link {
     /// # Errors
     /// The server's error, for whoever looks at its code; [`fault`] makes of it what callers of the store are told.
     pub(crate) async fn send(&self, lane: Lane, cmd: &Cmd) -> Result<Value, Failure> {
-        self.send_large(lane, cmd, 0).await
+        self.send_large(lane, cmd, 0, None).await
     }
 
-    /// Sends one command that carries so many bytes.
+    /// Sends one command that carries so many bytes, and may wait at most so long for its answer if others may wait longer.
     ///
     /// # Errors
     /// As [`Link::send`].
-    pub(crate) async fn send_large(&self, lane: Lane, cmd: &Cmd, bytes: usize) -> Result<Value, Failure> {
+    pub(crate) async fn send_large(
+        &self,
+        lane: Lane,
+        cmd: &Cmd,
+        bytes: usize,
+        at_most: Option<Duration>,
+    ) -> Result<Value, Failure> {
         let slot = match lane {
             Lane::Data => &self.data,
             Lane::Control => &self.control,
         };
         let (made, mut conn) = self.connection(slot).await.map_err(Failure::Away)?;
-        if let (Conn::Single(conn), true) = (&mut conn, bytes >= SLOWEST) {
-            conn.set_response_timeout(self.timeout + Self::extra(bytes));
-        }
-        match conn.send(cmd).await {
+        let patience = at_most.map_or(self.timeout, |most| most.min(self.timeout)) + Self::extra(bytes);
+        let answer = match &mut conn {
+            Conn::Single(conn) => {
+                conn.set_response_timeout(patience);
+                conn.req_packed_command(cmd).await.and_then(Value::extract_error)
+            }
+            // One node that is late says nothing about the others: the connection to all of them stays.
+            Conn::Cluster(_) if at_most.is_some() => match tokio::time::timeout(patience, conn.send(cmd)).await {
+                Ok(answer) => answer,
+                Err(_) => return Err(Failure::Server(timed_out())),
+            },
+            Conn::Cluster(_) => conn.send(cmd).await,
+        };
+        match answer {
             Ok(value) => {
                 slot.answers.fetch_add(1, Ordering::Relaxed);
                 Ok(value)

@@ -38,7 +38,9 @@ static BACKLOG: Script = script!(reads "backlog", ["gates", "hooks"]);
 impl Store {
     /// Renews leases; answers those that no shard knows as this worker's, by number.
     async fn renew(&self, worker: &WorkerId, leases: &[LeaseKey]) -> Result<Vec<usize>, store::Error> {
-        let mut args = Args::new().text(worker.as_str()).number(self.lease_ms());
+        // In time for another one before the lease ends: a shard or a connection that says nothing must not cost those of others.
+        let args = Args::new().within(self.options.lease / 2);
+        let mut args = args.text(worker.as_str()).number(self.lease_ms());
         for key in leases {
             args = args.text(key.run.as_str()).number(key.epoch.0);
         }

@@ -1,6 +1,7 @@
 //! Scripts: how one is named, sent by its content hash, and given its arguments.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use redis::{Cmd, RedisWrite, ToRedisArgs};
 use tokio::time::Instant;
@@ -31,7 +32,7 @@ impl Script {
             Some(now) => cmd.arg(now.0),
             None => cmd.arg(""),
         };
-        for arg in &args.0 {
+        for arg in &args.all {
             cmd.arg(Raw(arg));
         }
         cmd
@@ -75,11 +76,19 @@ pub(crate) use script;
 
 /// The arguments of a script, in order.
 #[derive(Debug, Default)]
-pub(crate) struct Args(Vec<Vec<u8>>);
+pub(crate) struct Args {
+    all: Vec<Vec<u8>>,
+    at_most: Option<Duration>,
+}
 
 impl Args {
     pub(crate) fn new() -> Self {
         Self::default()
+    }
+
+    /// The answer is of no use later than this.
+    pub(crate) fn within(self, at_most: Duration) -> Self {
+        Self { at_most: Some(at_most), ..self }
     }
 
     pub(crate) fn text(self, text: impl AsRef<str>) -> Self {
@@ -87,13 +96,13 @@ impl Args {
     }
 
     pub(crate) fn bytes(mut self, bytes: impl AsRef<[u8]>) -> Self {
-        self.0.push(bytes.as_ref().to_vec());
+        self.all.push(bytes.as_ref().to_vec());
         self
     }
 
     /// Takes what is owned without copying it.
     pub(crate) fn owned(mut self, bytes: impl Into<Vec<u8>>) -> Self {
-        self.0.push(bytes.into());
+        self.all.push(bytes.into());
         self
     }
 
@@ -125,7 +134,7 @@ impl Args {
 
     /// How much there is of them.
     pub(crate) fn bytes_held(&self) -> usize {
-        self.0.iter().map(Vec::len).sum()
+        self.all.iter().map(Vec::len).sum()
     }
 }
 
@@ -214,8 +223,10 @@ pub(crate) async fn run(
     args: &Args,
 ) -> Result<Reply, store::Error> {
     let (by_hash, bytes) = (script.command(true, prefix, now, args), args.bytes_held());
-    let answer = match link.send_large(lane, &by_hash, bytes).await {
-        Err(e) if e.is_no_script() => link.send_large(lane, &script.command(false, prefix, now, args), bytes).await,
+    let answer = match link.send_large(lane, &by_hash, bytes, args.at_most).await {
+        Err(e) if e.is_no_script() => {
+            link.send_large(lane, &script.command(false, prefix, now, args), bytes, args.at_most).await
+        }
         answer => answer,
     };
     match answer {

@@ -158,3 +158,24 @@ async fn a_cancel_whose_answer_is_lost_is_told_again() {
     let _ = direct.to_cancel(&worker_id, Duration::ZERO).await.unwrap();
     assert_eq!(direct.to_cancel(&worker_id, Duration::ZERO).await.unwrap(), [], "each is told until it was heard");
 }
+
+/// A connection that has gone silent costs no lease: the next heartbeat goes over another one, in time.
+#[tokio::test]
+async fn a_heartbeat_does_not_outwait_its_lease() {
+    let Some(server) = Server::start() else { return };
+    let target = SocketAddr::from((Ipv4Addr::LOCALHOST, server.port()));
+    let proxy = FaultProxy::start(target, 29, Rates { half_open: 1, ..Rates::default() }).await;
+    let address = Address::parse(&format!("redis://{}", proxy.address())).unwrap();
+    let patient = Options { lease: Duration::from_secs(8), timeout: Duration::from_secs(60), ..Options::default() };
+    let lease = patient.lease;
+    let store = Store::connect(&address, patient).await.unwrap();
+    let held = running(&store, "s").await;
+    assert_eq!(store.heartbeat(&held.worker, &[held.key()]).await.unwrap(), []);
+
+    proxy.arm(true);
+    let begun = std::time::Instant::now();
+    assert!(store.heartbeat(&held.worker, &[held.key()]).await.unwrap_err().is_retryable());
+    assert!(begun.elapsed() < lease * 3 / 4, "{:?}", begun.elapsed());
+    proxy.arm(false);
+    assert_eq!(store.heartbeat(&held.worker, &[held.key()]).await.unwrap(), [], "its lease has not ended");
+}

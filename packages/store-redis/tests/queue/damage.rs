@@ -25,6 +25,7 @@ async fn a_damaged_run_is_set_aside() {
         "HDEL @run:R version attempts created",
         "HSET @run:R tenant \u{7}",
         "HSET @run:R wishes [",
+        "HSET @run:R row first",
     ] {
         let Some(kit) = Kit::manual().await else { return };
         let bad = created(kit.store.enqueue(NewRun { priority: 5, ..first("s") }).await.unwrap()).run_id;
