@@ -16,7 +16,7 @@ local COMMANDS = {
   {'HSET', key, 'f', 'v'},
   {'HSETNX', key, 'f', 'v'},
   {'HVALS', key},
-  {'INFO', 'server'},
+  {'INFO', 'server', 'replication'},
   {'LINDEX', key, '0'},
   {'LLEN', key},
   {'LPUSH', key, 'v'},

@@ -158,6 +158,23 @@ async fn owners_come_first_when_the_server_is_back() {
     assert!((lease - Duration::from_millis(500)..lease + Duration::from_secs(3)).contains(&since.elapsed()));
 }
 
+/// A server that was primary, followed another for a while, and is primary again, is the same process with an older state.
+#[tokio::test]
+async fn no_epoch_is_given_out_twice_by_a_server_that_was_promoted_again() {
+    let Some(kit) = Kit::alone(Options::default()).await else { return };
+    let mut highest = kit.running("s").await;
+    for round in 0..2 {
+        kit.finish(&highest).await;
+        let _: redis::Value = kit.ask("REPLICAOF 127.0.0.1 1").await; // nobody is there to follow
+        let _: redis::Value = kit.ask("REPLICAOF NO ONE").await;
+        let before = torpor_core::Clock::now(&torpor_core::clock::SystemClock).0 / 1_000;
+        created(kit.store.enqueue(further("s")).await.unwrap());
+        let next = kit.claim("w", 1).await.remove(0);
+        assert!(next.epoch > highest.epoch && next.epoch.0 > before << 20, "round {round}: {}", next.epoch);
+        highest = next;
+    }
+}
+
 /// A server that is another process may hold an older state than its clients know: no epoch is given out twice.
 #[tokio::test]
 async fn no_epoch_is_given_out_twice_by_another_server() {
