@@ -286,7 +286,7 @@ pub(crate) fn offered(sandbox: bool, spec: &envelope::Spec) -> Vec<&'static Know
     let allowed = |k: &Known| spec.tools.as_ref().is_none_or(|a| a.iter().any(|n| n == k.tool.spec().name));
     let (review, must_ask) = match &spec.work {
         Work::Review { item } => (true, item.require_approval),
-        Work::Prompt { .. } => (false, false),
+        Work::Prompt { .. } | Work::Inputs { .. } => (false, false),
     };
     CATALOGUE
         .iter()

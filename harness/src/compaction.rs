@@ -65,6 +65,7 @@ impl Leaf<'_> {
             model: s.model,
             workdir: s.workdir,
             tools: s.tools,
+            item: s.item,
             spent,
             refused_verdict: self.state().refused_verdict,
             approved: self.state().approved,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use torpor_core::clock::{Clock, Timestamp};
 use torpor_core::entry::Body;
-use torpor_core::envelope::Budget;
+use torpor_core::envelope::{Budget, Work};
 use torpor_core::id::RunId;
 use torpor_core::live::Hub;
 use torpor_core::log::SessionLog;
@@ -17,10 +17,12 @@ use torpor_core::queue::Lease;
 use torpor_core::sandbox::{Sandbox, SandboxTransport};
 use torpor_core::store;
 use torpor_core::trace;
+use torpor_core::volume::Volume;
 
 use crate::approval::Policy;
 use crate::catalogue;
 use crate::finish::Finish;
+use crate::inputs;
 use crate::output::Output;
 use crate::prompt;
 use crate::settings::Settings;
@@ -37,6 +39,8 @@ pub struct Deps {
     pub models: Arc<dyn model::ModelClient>,
     /// Where tools run; `None` when no sandbox is configured.
     pub sandboxes: Option<Arc<dyn SandboxTransport>>,
+    /// Where files of inputs are; `None` when no shared volume is configured.
+    pub volume: Option<Arc<dyn Volume>>,
     /// Where pieces of answers are shown while they stream.
     pub live: Hub,
     /// Who is told what happens.
@@ -233,7 +237,11 @@ pub(crate) struct Leaf<'a> {
 }
 
 impl<'a> Leaf<'a> {
-    fn new(deps: &'a Deps, lease: Lease, head: torpor_core::Position, state: State, stop: Stop) -> Self {
+    fn new(deps: &'a Deps, mut lease: Lease, head: torpor_core::Position, state: State, stop: Stop) -> Self {
+        if let Some(started) = &state.started {
+            let work = &mut lease.record.spec.work;
+            *work = inputs::as_started(work.clone(), started);
+        }
         let owner = (lease.session().clone(), lease.epoch);
         let patience = deps.settings.store_patience;
         let writer = Writer::new(deps.log.clone(), deps.clock.clone(), owner, head, state, patience);
@@ -318,6 +326,10 @@ impl<'a> Leaf<'a> {
     }
 
     async fn start(&mut self) -> Step {
+        let from_file = matches!(self.lease.record.spec.work, Work::Inputs { .. });
+        if let Some(end) = self.take_inputs().await? {
+            return Ok(Some(end));
+        }
         let spec = &self.lease.record.spec;
         let model = match self.deps.settings.resolve(spec) {
             Ok(model) => model,
@@ -332,12 +344,17 @@ impl<'a> Leaf<'a> {
             Some(s) if has_hands => s.workdir(self.lease.session(), spec.workspace_ref.as_deref()).ok(),
             _ => None,
         };
+        let item = match &spec.work {
+            Work::Review { item } if from_file => Some(item.clone()),
+            _ => None,
+        };
         let body = Body::RunStarted {
             run: self.run(),
             prompt: prompt::opening(&spec.work),
             model: model.to_string(),
             workdir,
             tools: offered.iter().map(|k| k.tool.spec().name.to_owned()).collect(),
+            item,
         };
         self.writer.stage(body);
         Ok(None)

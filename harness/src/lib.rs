@@ -13,6 +13,7 @@ mod check;
 mod compaction;
 mod finish;
 mod forget;
+mod inputs;
 mod leaf;
 mod model_step;
 mod output;

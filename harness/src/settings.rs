@@ -123,7 +123,7 @@ impl Settings {
     /// The limits of a run: its own where it names them.
     pub(crate) fn budget(&self, spec: &Spec) -> Budget {
         let turns = match spec.work {
-            Work::Prompt { .. } => self.limits.prompt_turns,
+            Work::Prompt { .. } | Work::Inputs { .. } => self.limits.prompt_turns,
             Work::Review { .. } => self.limits.review_turns,
         };
         Budget {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use torpor_core::clock::Timestamp;
 use torpor_core::entry::{Body, Entry, OpenRun, RunTotals, Submissions, ToolEnding};
+use torpor_core::envelope::Item;
 use torpor_core::gate::{Action, Decision};
 use torpor_core::id::{Position, RunId};
 use torpor_core::message::{Assistant, Block, StopReason, ToolResult};
@@ -46,6 +47,7 @@ pub(crate) struct Started {
     pub(crate) model: String,
     pub(crate) workdir: Option<String>,
     pub(crate) tools: Vec<String>,
+    pub(crate) item: Option<Item>,
 }
 
 /// Where a conversation is cut.
@@ -131,7 +133,7 @@ impl State {
     pub(crate) fn apply(&mut self, position: Position, at: Timestamp, body: &Body) {
         let mine = body.run() == Some(&self.run);
         match body {
-            Body::RunStarted { prompt, model, workdir, tools, .. } => {
+            Body::RunStarted { prompt, model, workdir, tools, item, .. } => {
                 self.settle(position);
                 self.push(position, Message::User(prompt.clone()));
                 self.stop = None;
@@ -139,8 +141,13 @@ impl State {
                 self.parked = Duration::ZERO;
                 self.parked_since = None; // a fork may begin in the middle of another run
                 if mine {
-                    self.started =
-                        Some(Started { at, model: model.clone(), workdir: workdir.clone(), tools: tools.clone() });
+                    self.started = Some(Started {
+                        at,
+                        model: model.clone(),
+                        workdir: workdir.clone(),
+                        tools: tools.clone(),
+                        item: item.clone(),
+                    });
                 }
             }
             Body::Takeover { .. } => {}
@@ -279,6 +286,7 @@ impl State {
             model: open.model.clone(),
             workdir: open.workdir.clone(),
             tools: open.tools.clone(),
+            item: open.item.clone(),
         });
     }
 

@@ -1,5 +1,6 @@
 use serde_json::json;
 use torpor_core::entry::Body::GateRequested;
+use torpor_core::envelope::Item;
 use torpor_core::gate::Question;
 use torpor_core::message::Usage;
 
@@ -21,6 +22,7 @@ fn started(run: &RunId) -> Body {
         model: "m".into(),
         workdir: None,
         tools: vec!["bash".into()],
+        item: None,
     }
 }
 
@@ -150,6 +152,7 @@ fn a_checkpoint_stands_in_for_what_came_before() {
         model: "m".into(),
         workdir: None,
         tools: vec!["bash".into()],
+        item: Some(Item { item_id: "i".into(), file: "f".into(), pattern: "p".into(), require_approval: true }),
         spent: RunTotals { turns: 7, usage, priced: Some(Usd(700)), unpriced: 0 },
         refused_verdict: false,
         approved: false,
@@ -171,7 +174,9 @@ fn a_checkpoint_stands_in_for_what_came_before() {
     assert_eq!(state.messages[0], Message::User("so far".into()));
     assert_eq!(state.messages.len(), 2);
     assert_eq!((state.spent.turns, state.spent.usage.input), (8, 70));
-    assert_eq!(state.started.as_ref().map(|s| s.at), Some(Timestamp(5)), "the run has begun already");
+    let started = state.started.as_ref().unwrap();
+    assert_eq!(started.at, Timestamp(5), "the run has begun already");
+    assert!(started.item.as_ref().is_some_and(|item| item.require_approval), "what a file said still holds");
     assert_eq!(state.spent.cost(), Some(Usd(700)));
     assert_eq!((state.submissions.refused, state.submissions.reminded), (2, true), "tries are not given anew");
 }

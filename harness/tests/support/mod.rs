@@ -22,6 +22,7 @@ use torpor_core::model::{ModelClient, Ref};
 use torpor_core::queue::{Expects, Lease, NewRun, WorkQueue};
 use torpor_core::run::{Record, RunStore};
 use torpor_core::sandbox::SandboxTransport;
+use torpor_core::volume::Volume;
 use torpor_harness::{Deps, LeafEnd, RetryPolicy, Settings, Stop, run_leaf};
 use torpor_store_embedded::{Options, Store};
 use torpor_testkit::clock::ManualClock;
@@ -58,6 +59,7 @@ pub fn rig_with(model: Arc<FakeModel>) -> Rig {
         log: store.clone(),
         models: model.clone(),
         sandboxes: Some(Arc::new(FakeSandbox(hands.clone()))),
+        volume: None,
         live: Default::default(),
         clock: Arc::new(SystemClock),
         settings: Arc::new(settings),
@@ -127,6 +129,7 @@ impl Rig {
             observer: Arc::new(torpor_core::observe::Nobody),
             log: Fused::new(log, fuse),
             models: Fused::new(models, fuse),
+            volume: self.deps.volume.clone().map(|v| Fused::new(v, fuse) as Arc<dyn Volume>),
             sandboxes: sandboxes.map(|s| Fused::new(s, fuse) as Arc<dyn SandboxTransport>),
             ..self.deps.clone()
         }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::clock::Timestamp;
+use crate::envelope::Item;
 use crate::gate::{Decision, Question};
 use crate::id::{Epoch, Position, RunId, WorkerId};
 use crate::message::{Assistant, ToolResult, Usage};
@@ -50,6 +51,10 @@ pub enum Body {
         workdir: Option<String>,
         /// Names of the tools that the model is offered, in order.
         tools: Vec<String>,
+        /// What is reviewed, where the envelope left it to a file to say: what is done from here on is what the file said
+        /// then.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        item: Option<Item>,
     },
     /// Another brain goes on with the run.
     #[serde(rename_all = "camelCase")]
@@ -210,6 +215,9 @@ pub struct OpenRun {
     pub workdir: Option<String>,
     /// See [`Body::RunStarted`].
     pub tools: Vec<String>,
+    /// See [`Body::RunStarted`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item: Option<Item>,
     /// What it had spent when the checkpoint was made, the summary included.
     pub spent: RunTotals,
     /// Whether it had offered a verdict that was refused.

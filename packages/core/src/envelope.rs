@@ -12,6 +12,7 @@ use crate::volume::{self, Place, Task};
 use crate::webhook::{Destination, Target};
 
 mod fields;
+mod files;
 mod gates;
 mod output;
 #[cfg(test)]
@@ -19,13 +20,12 @@ mod tests;
 mod webhook;
 
 use fields::Fields;
-pub use gates::{Verdict, parse_verdict};
+pub use files::{MAX_INPUTS_BYTES, read_inputs};
+pub use gates::{Verdict, parse_verdict, read_verdict};
 
 /// Fields of the contract that this version does not act on yet, and what does the same for now. They are refused by
 /// name: a field that is accepted and ignored would be a promise broken in silence.
-const NOT_YET: [(&str, &str); 6] = [
-    ("inputsRef", "put the work itself into the envelope, as `prompt` or `item`"),
-    ("resultRef", "the outcome is in the answer and at `GET /runs/{runId}`, and `webhook` is told of it"),
+const NOT_YET: [(&str, &str); 4] = [
     ("repoUrl", "check the repository out into a folder and name that with `workspaceRef`"),
     ("ref", "check it out into a folder and name that with `workspaceRef`"),
     ("problemStatement", "say it in `prompt`, with the code in the folder that `workspaceRef` names"),
@@ -196,6 +196,11 @@ pub enum Work {
         /// What to review.
         item: Item,
     },
+    /// Either of them: a file says which, when the run starts.
+    Inputs {
+        /// The file.
+        inputs: Place,
+    },
 }
 
 /// One finding to review.
@@ -291,6 +296,8 @@ pub fn parse(body: Value) -> Result<Envelope, Invalid> {
     let tenant = f.id("tenant");
     let prompt = f.text("prompt");
     let item = f.object("item").map(|item| parse_item(item, &mut f));
+    let inputs = files::path(&mut f, "inputsRef");
+    let result = files::path(&mut f, "resultRef");
     let kind = f.text("kind");
     let model = f.text("model");
     let provider = f.text("provider");
@@ -321,6 +328,7 @@ pub fn parse(body: Value) -> Result<Envelope, Invalid> {
     }
     match kind.as_deref() {
         None => {}
+        Some(_) if inputs.is_some() => f.problem("kind", "must stand in the file that `inputsRef` names, if anywhere"),
         Some("converge") if item.is_some() || !f.is_clean() => {}
         Some("converge") => f.problem("item", "is required with `kind` \"converge\""),
         Some("solve") => f.problem(
@@ -330,23 +338,18 @@ pub fn parse(body: Value) -> Result<Envelope, Invalid> {
         ),
         Some(_) => f.problem("kind", "must be \"converge\" (or absent)"),
     }
-    let work = match (prompt, item) {
-        (Some(_), Some(_)) => {
-            f.problem("prompt", "must not be given beside `item`: exactly one kind of work");
+    let work = match inputs {
+        Some(_) if prompt.is_some() || item.is_some() => {
+            f.problem("inputsRef", "must not be given beside `prompt` or `item`: exactly one kind of work");
             None
         }
-        (Some(prompt), None) if prompt.trim().is_empty() => {
-            f.problem("prompt", "must not be blank");
-            None
-        }
-        (Some(prompt), None) => Some(Work::Prompt { prompt }),
-        (None, Some(item)) => item.map(|item| Work::Review { item }),
-        (None, None) => {
-            if f.is_clean() {
-                f.problem("prompt", "or `item` is required: an envelope carries exactly one kind of work");
-            }
-            None
-        }
+        Some(path) => Some(Work::Inputs { inputs: Place::new(None, path) }),
+        None => work(
+            &mut f,
+            prompt,
+            item,
+            "or `item` or `inputsRef` is required: an envelope carries exactly one kind of work",
+        ),
     };
 
     let problems = f.finish();
@@ -365,7 +368,7 @@ pub fn parse(body: Value) -> Result<Envelope, Invalid> {
                 workspace_ref,
                 metadata,
                 webhook,
-                result_ref: None,
+                result_ref: result.map(|path| Place::new(None, path)),
                 task: None,
             },
             run_async,
@@ -375,6 +378,28 @@ pub fn parse(body: Value) -> Result<Envelope, Invalid> {
             body_hash,
         }),
         _ => Err(Invalid(problems)),
+    }
+}
+
+/// The one kind of work that stands here itself; without any, `missing` says what is wrong with `prompt`.
+fn work(f: &mut Fields, prompt: Option<String>, item: Option<Option<Item>>, missing: &str) -> Option<Work> {
+    match (prompt, item) {
+        (Some(_), Some(_)) => {
+            f.problem("prompt", "must not be given beside `item`: exactly one kind of work");
+            None
+        }
+        (Some(prompt), None) if prompt.trim().is_empty() => {
+            f.problem("prompt", "must not be blank");
+            None
+        }
+        (Some(prompt), None) => Some(Work::Prompt { prompt }),
+        (None, Some(item)) => item.map(|item| Work::Review { item }),
+        (None, None) => {
+            if f.is_clean() {
+                f.problem("prompt", missing);
+            }
+            None
+        }
     }
 }
 

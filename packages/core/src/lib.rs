@@ -4,6 +4,7 @@
 //! Must not know: any I/O, any provider, any store, HTTP routing, or how a tool works.
 //! When a module here grows logic that only one crate needs, it belongs in that crate.
 
+pub mod answer;
 pub mod clock;
 pub mod dead_letter;
 pub mod entry;

@@ -20,6 +20,10 @@ use crate::outcome::Status;
 use crate::store;
 use crate::volume;
 
+mod told;
+
+pub use told::Told;
+
 /// Longest URL, in bytes.
 pub const MAX_URL_BYTES: usize = 2_048;
 /// Longest name of a secret, in bytes.

@@ -1,18 +1,19 @@
 //! Runs as clients see them.
 //!
-//! Owns: the wire types of answers, and how a record becomes one. Must not know: how a record was come by.
+//! Owns: the wire types of answers, and how a record becomes one; what files say as well is `torpor_core::answer`'s. Must not
+//! know: how a record was come by.
+
+use std::borrow::Cow;
 
 use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::Value;
-use torpor_core::entry::RunTotals;
+pub(crate) use torpor_core::answer::GateShown;
+use torpor_core::answer::{Answer, Standing, Tokens};
 use torpor_core::envelope::Work;
-use torpor_core::gate::{HeldCall, Pending};
-use torpor_core::message::Usage;
-use torpor_core::outcome::{FailReason, Outcome, Status, Verdict};
-use torpor_core::price::Usd;
+use torpor_core::outcome::{Outcome, Status};
 use torpor_core::run::Record;
 use torpor_core::webhook;
 use torpor_core::{RunId, SessionKey};
@@ -58,126 +59,9 @@ pub(crate) fn with_run(problem: Problem, run: &RunId) -> Problem {
     problem.with("runId", Value::from(run.as_str())).header(header::LOCATION, &location(run))
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Tokens {
-    #[serde(flatten)]
-    usage: Usage,
-    total: u64,
-    /// Absent where nobody can say.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cost_usd: Option<f64>,
-}
-
-impl From<&RunTotals> for Tokens {
-    fn from(spent: &RunTotals) -> Self {
-        Self { usage: spent.usage, total: spent.usage.total(), cost_usd: spent.cost().map(Usd::as_number) }
-    }
-}
-
-/// How a run stands: its status and what its outcome says.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Standing<'a> {
-    status: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    verdict: Option<&'a Verdict>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    result: Option<&'a Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    response: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stop_reason: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<FailReason>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    message: Option<&'a str>,
-    /// The first pending gate, for clients that know of one only.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    gate_id: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    gate: Option<GateShown<'a>>,
-    /// All pending gates.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    gates: Vec<GateShown<'a>>,
-}
-
-/// What a person is asked.
-#[derive(Serialize)]
-pub(crate) struct GateShown<'a> {
-    #[serde(rename = "gateId")]
-    gate_id: u64,
-    summary: &'a str,
-    proposed_action: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    call: Option<&'a HeldCall>,
-    #[serde(rename = "expiresAt", skip_serializing_if = "Option::is_none")]
-    expires_at: Option<String>,
-}
-
-impl<'a> GateShown<'a> {
-    pub(crate) fn of(gate: &'a Pending) -> Self {
-        Self {
-            gate_id: gate.gate,
-            summary: &gate.question.summary,
-            proposed_action: &gate.question.proposed_action,
-            call: gate.question.call.as_ref(),
-            expires_at: gate.expires_at.map(|t| t.rfc3339()),
-        }
-    }
-}
-
-impl<'a> Standing<'a> {
-    fn of(record: &'a Record) -> Self {
-        let mut it = Self {
-            status: record.status.as_str(),
-            verdict: None,
-            result: None,
-            response: None,
-            stop_reason: None,
-            reason: None,
-            message: None,
-            gate_id: record.gates.first().map(|g| g.gate),
-            gate: record.gates.first().map(GateShown::of),
-            gates: record.gates.iter().map(GateShown::of).collect(),
-        };
-        match &record.outcome {
-            Some(Outcome::Done { verdict, result, response, stop_reason }) => {
-                it.verdict = verdict.as_ref();
-                it.result = result.as_ref();
-                it.response = response.as_deref();
-                it.stop_reason = stop_reason.as_deref();
-            }
-            Some(Outcome::Failed { reason, message }) => {
-                it.reason = Some(*reason);
-                it.message = Some(message);
-            }
-            Some(Outcome::Aborted {} | Outcome::Cancelled {}) | None => {}
-        }
-        it
-    }
-}
-
 /// 200 with how a submitted run ended.
 pub(crate) fn outcome(record: &Record) -> Response {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Ended<'a> {
-        #[serde(flatten)]
-        standing: Standing<'a>,
-        session_id: &'a str,
-        run_id: &'a RunId,
-        usage: Tokens,
-    }
-    json(
-        StatusCode::OK,
-        &Ended {
-            standing: Standing::of(record),
-            session_id: record.session.session(),
-            run_id: &record.run_id,
-            usage: (&record.spent).into(),
-        },
-    )
+    json(StatusCode::OK, &Answer::of(record))
 }
 
 /// 200 with how a run stands, in the shape of the polling route.
@@ -278,6 +162,11 @@ pub(crate) struct Shown<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     redriven_as: Option<&'a RunId>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    result_ref: Option<Cow<'a, str>>,
+    /// How the files of the run stand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    files: Option<&'a webhook::Standing>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     metadata: Option<&'a Value>,
 }
 
@@ -291,6 +180,7 @@ impl<'a> Shown<'a> {
             kind: match record.spec.work {
                 Work::Prompt { .. } => "prompt",
                 Work::Review { .. } => "review",
+                Work::Inputs { .. } => "inputs",
             },
             standing: Standing::of(record),
             created_at: record.created_at.rfc3339(),
@@ -303,6 +193,8 @@ impl<'a> Shown<'a> {
             webhook: record.webhook.as_ref(),
             redrive_of: record.redrive_of.as_ref(),
             redriven_as: record.redriven_as.as_ref(),
+            result_ref: record.spec.result_ref.as_ref().map(|place| place.path.to_string_lossy()),
+            files: record.files.as_ref(),
             metadata: record.spec.metadata.as_ref(),
         }
     }

@@ -15,6 +15,7 @@ use torpor_core::queue::{Backlog, Lease, WorkQueue};
 use torpor_core::run::RunStore;
 use torpor_core::sandbox::SandboxTransport;
 use torpor_core::session::SessionStore;
+use torpor_core::volume::Volume;
 use torpor_core::webhook::Admit;
 use torpor_core::{Clock, WorkerId};
 use torpor_schedule::Scheduler;
@@ -49,6 +50,9 @@ pub struct App {
     pub webhooks: Option<Arc<dyn Admit>>,
     /// What fires schedules; without it there are none.
     pub schedules: Option<Scheduler>,
+    /// Where runs may have files; without it, runs with `inputsRef` or `resultRef` are refused. Nothing is read or written
+    /// from here.
+    pub volume: Option<Arc<dyn Volume>>,
     /// The worker in this process, if there is one.
     pub local: Option<Arc<dyn LocalWorker>>,
     /// What readiness asks, besides the store.

@@ -1,4 +1,4 @@
-//! What makes a submit acceptable, whoever brings it: a request, or a schedule.
+//! What makes a submit acceptable, whoever brings it: a request, a schedule, or a file in the inbox.
 //!
 //! Owns: those checks, and the way in for runs that no request brings. Must not know: what requests and answers look
 //! like.
@@ -8,6 +8,7 @@ use serde_json::Value;
 use torpor_core::envelope::{self, Envelope, Spec};
 use torpor_core::problem::Code;
 use torpor_core::queue::{Expects, NewRun};
+use torpor_core::volume::Task;
 use torpor_core::{RunId, SessionKey, trace, webhook};
 use torpor_harness::Refused;
 
@@ -40,6 +41,30 @@ fn check_webhook(app: &App, new: &NewRun) -> Result<(), Problem> {
     };
     let refused = |e: webhook::Refused| Problem::field(Code::EnvelopeInvalid, e.field, e.message);
     webhooks.check(new.session.tenant(), target).map_err(refused)
+}
+
+/// Makes places of the paths that the envelope names. Where there are API keys, each tenant has a part of the volume, and
+/// no path leads out of it.
+pub(crate) async fn locate(app: &App, new: &mut NewRun) -> Result<(), Problem> {
+    let Some(field) = new.spec.needs_volume() else { return Ok(()) };
+    let Some(volume) = &app.volume else {
+        let message = "is refused: no shared volume is configured here (TORPOR_WORK_ROOT)";
+        return Err(Problem::field(Code::EnvelopeInvalid, field, message));
+    };
+    let keys = app.keys.keys(None).await?;
+    let tenant = keys.is_some_and(|all| !all.keys.is_empty()).then(|| new.session.tenant());
+    new.spec.locate(|path| volume.place(tenant, path))?;
+    // Where others do the work, the volume is theirs to see.
+    if app.local.is_some()
+        && let Err(e) = volume.ready().await
+    {
+        tracing::warn!(error = %e, "the shared volume is not there");
+        return Err(Problem::new(
+            Code::Unavailable,
+            format!("The shared volume, which `{field}` needs, is not there (TORPOR_WORK_ROOT). Nothing was accepted."),
+        ));
+    }
+    Ok(())
 }
 
 fn new_run(caller: &Caller, envelope: Envelope, key: Option<&str>) -> Result<NewRun, Problem> {
@@ -100,15 +125,69 @@ impl Intake {
 }
 
 fn refused(problem: &Problem) -> torpor_schedule::Refused {
-    let (code, status, _) = problem.code().describe();
-    torpor_schedule::Refused { code, detail: problem.detail().to_owned(), passing: matches!(status, 429 | 503) }
+    let (code, _, _) = problem.code().describe();
+    torpor_schedule::Refused { code, detail: problem.detail().to_owned(), passing: is_passing(problem) }
+}
+
+/// Whether the same may be taken later.
+fn is_passing(problem: &Problem) -> bool {
+    matches!(problem.code().describe().1, 429 | 503)
+}
+
+impl Intake {
+    /// The run that a task asks for.
+    async fn task(&self, envelope: Value, task: &Task, tenant: &str) -> Result<NewRun, Problem> {
+        let mut envelope = envelope::parse(envelope)?;
+        let field = |field, message: &str| Problem::field(Code::EnvelopeInvalid, field, message);
+        if envelope.decision.is_some() {
+            return Err(field("decision", "must not stand in a task: a verdict is a file of its own"));
+        }
+        if envelope.tenant.as_deref().is_some_and(|named| named != tenant) {
+            return Err(field("tenant", "must be the inbox's own, or absent"));
+        }
+        envelope.tenant = Some(tenant.to_owned());
+        let session = || format!("inbox/{}/{}", task.name, task.claim);
+        envelope.session_id = Some(envelope.session_id.take().unwrap_or_else(session));
+        let idempotency = Some(Key::Task(&task.claim).with(envelope.body_hash.clone()));
+        let mut new = checked(&self.0, &Caller::anybody(), envelope, None)?;
+        new.spec.task = Some(task.clone());
+        locate(&self.0, &mut new).await?;
+        Ok(NewRun { idempotency, trace: Some(trace::Context::fresh()), ..new })
+    }
+}
+
+#[async_trait]
+impl torpor_files::Submit for Intake {
+    async fn submit(
+        &self,
+        envelope: Value,
+        task: &Task,
+        tenant: &str,
+    ) -> Result<torpor_files::Taken, torpor_files::Refused> {
+        let taken = async {
+            let new = self.task(envelope, task, tenant).await?;
+            let expects = new.expects;
+            match submit::accept(&self.0, new, false).await? {
+                Accepted::Expired => Ok(torpor_files::Taken::Expired),
+                accepted => accepted.ticket(expects).map(|ticket| match ticket.settled {
+                    Some(record) if record.status.is_terminal() => torpor_files::Taken::Ended(record),
+                    _ => torpor_files::Taken::Run(ticket.run),
+                }),
+            }
+        };
+        taken.await.map_err(|problem: Problem| torpor_files::Refused {
+            passing: is_passing(&problem),
+            detail: problem.detail().to_owned(),
+        })
+    }
 }
 
 #[async_trait]
 impl torpor_schedule::Submit for Intake {
     async fn submit(&self, envelope: Value) -> Result<Option<RunId>, torpor_schedule::Refused> {
         let taken = async {
-            let new = self.read(envelope)?;
+            let mut new = self.read(envelope)?;
+            locate(&self.0, &mut new).await?;
             let expects = new.expects;
             match submit::accept(&self.0, new, false).await? {
                 Accepted::Expired => Ok(None),

@@ -3,9 +3,11 @@
 //! Owns: the one way into the queue, the hand-over to a local worker, and the wait with its bound.
 //! Must not know: what the request looked like, or what its answer will.
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -13,6 +15,7 @@ use torpor_core::observe::Event;
 use torpor_core::problem::Code;
 use torpor_core::queue::{Enqueued, Expects, Idempotency, NewRun};
 use torpor_core::run::Record;
+use torpor_core::webhook::State;
 use torpor_core::{RunId, SessionKey, store};
 use tracing::Instrument as _;
 
@@ -82,6 +85,8 @@ pub(crate) enum Key<'a> {
     Header(&'a str),
     /// The session id, for the session's first run.
     Session(&'a str),
+    /// The claim of a task of the inbox.
+    Task(&'a str),
 }
 
 impl Key<'_> {
@@ -89,6 +94,7 @@ impl Key<'_> {
         let key = match self {
             Self::Header(key) => format!("key:{key}"),
             Self::Session(id) => format!("session:{id}"),
+            Self::Task(claim) => format!("inbox:{claim}"),
         };
         Idempotency { key, body_hash }
     }
@@ -220,6 +226,31 @@ pub(crate) async fn wait(shared: &Shared, ticket: Ticket) -> Result<Option<Box<R
             }
             Err(e) => return Err(with_run(e.into(), &ticket.run)),
         }
+    }
+}
+
+/// How long an answer waits for the files that say the same.
+const FILES_WAIT: Duration = Duration::from_secs(5);
+
+/// Waits until the files of a run that has settled are written, so that whoever has the answer finds them. Not for ever:
+/// that a volume is away is said by the record, and is no reason to keep an answer back.
+///
+/// Cancellation safe: the files are written whoever waits.
+pub(crate) async fn wait_for_files(shared: &Shared, record: &Record) {
+    let began = shared.app.clock.now();
+    let mut latest = Cow::Borrowed(record);
+    while latest.files.as_ref().is_some_and(|it| it.state == State::Pending && it.last_error.is_none()) {
+        let left = FILES_WAIT.saturating_sub(shared.app.clock.now().since(began));
+        if left.is_zero() {
+            return;
+        }
+        let next = tokio::select! {
+            biased;
+            next = shared.app.runs.wait(&latest.run_id, latest.version, left) => next,
+            () = shared.phase.reached(Phase::Hurrying) => return,
+        };
+        let Ok(Some(next)) = next else { return };
+        latest = Cow::Owned(next);
     }
 }
 

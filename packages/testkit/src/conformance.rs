@@ -26,6 +26,7 @@ pub mod sessions;
 pub mod small;
 #[cfg(test)]
 mod tests;
+pub mod volume;
 
 use std::any::Any;
 use std::fmt;

@@ -21,6 +21,8 @@ use torpor_core::sandbox::{self, Call, Ended, Forgotten, Identity, LastCall, Ope
 use torpor_core::schedule::{Begin, Begun, Fire, FireId, Report, ScheduleStore, State};
 use torpor_core::{Timestamp, store};
 
+mod files;
+
 /// Counts steps and dies at a chosen one.
 #[derive(Debug)]
 pub struct Fuse {

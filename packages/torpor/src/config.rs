@@ -21,12 +21,14 @@ mod store;
 mod table;
 #[cfg(test)]
 mod tests;
+mod volume;
 
 #[cfg(test)]
 use raw::Env;
 pub(crate) use raw::{ProcessEnv, Raw};
 pub(crate) use store::Redis;
 pub(crate) use table::{Overrides, SETTINGS};
+pub(crate) use volume::Volume;
 
 /// Where tools run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +64,8 @@ pub(crate) struct Config {
     pub(crate) schedules: Option<PathBuf>,
     pub(crate) webhook_allow: torpor_webhook::Allow,
     pub(crate) data_dir: PathBuf,
+    /// Where runs may have files, if anywhere.
+    pub(crate) volume: Option<Volume>,
     /// The store that processes share; `None` is the embedded one in the data folder.
     pub(crate) redis: Option<Redis>,
     pub(crate) model: Ref,
@@ -250,6 +254,7 @@ impl Config {
             schedules: r.text("TORPOR_SCHEDULES").filter(|t| !t.is_empty()).map(PathBuf::from),
             webhook_allow: read_webhook_allow(&mut r),
             data_dir,
+            volume: volume::read(&mut r),
             redis: store::read_redis(&mut r),
             models,
             model,

@@ -18,7 +18,7 @@ use torpor_core::sandbox::SandboxTransport;
 use torpor_core::schedule::ScheduleStore;
 use torpor_schedule::{Schedule, Scheduler};
 use torpor_server::Intake;
-use torpor_worker::{Claims, Webhooks, Worker};
+use torpor_worker::{Claims, Deliveries, Worker};
 
 use crate::cli::Error;
 use crate::config::{Config, Confinement, SandboxKind};
@@ -30,6 +30,7 @@ use crate::webhooks;
 
 mod published;
 mod sweeper;
+mod volume;
 
 pub(crate) use published::{Published, published};
 
@@ -45,7 +46,9 @@ pub(crate) struct Runtime {
     owner_secret: Secret,
     sweeper: sweeper::Sweeper,
     worker: Worker,
-    webhooks: Webhooks,
+    webhooks: Deliveries,
+    /// Work with the shared volume, if there is one.
+    files: Option<volume::Files>,
     config: torpor_worker::Config,
     app: torpor_server::App,
     server: torpor_server::Config,
@@ -70,8 +73,10 @@ impl Runtime {
         let models = torpor_model::Models::new(&config.models).map_err(|e| Error::Usage(setting(&e)))?;
         let sandbox = sandbox(config, &stores.id)?;
         let live = stores.relay.clone().map_or_else(Hub::default, Hub::relayed);
+        let shared = volume::shared(config);
         let deps = torpor_harness::Deps {
             log: stores.log.clone(),
+            volume: shared.clone(),
             live: live.clone(),
             models: Arc::new(models),
             sandboxes: sandbox.clone().map(|s| s as Arc<dyn SandboxTransport>),
@@ -98,12 +103,14 @@ impl Runtime {
             sandbox: sandbox.clone().map(|s| s as Arc<dyn SandboxTransport>),
             webhooks: Some(deliver.clone()),
             schedules: None,
+            volume: shared,
             local: Some(Arc::new(InProcess(worker.clone()))),
             checks,
             observer,
             metrics: Some(watching.counted.clone()),
             clock: clock.clone(),
         };
+        let files = volume::Files::new(config, &app, &stores);
         if let Some(path) = config.schedules.as_deref().filter(|_| role == Role::Server) {
             app.schedules = Some(scheduler(path, &app, stores.schedules, worker.id())?);
         }
@@ -119,7 +126,8 @@ impl Runtime {
             owner_secret,
             sweeper,
             worker,
-            webhooks: Webhooks::new(stores.outbox, deliver, app.clock.clone(), app.observer.clone()),
+            webhooks: Deliveries::webhooks(stores.outbox, deliver, app.clock.clone(), app.observer.clone()),
+            files,
             config: work,
             app,
             server: config.server.clone(),
@@ -166,12 +174,21 @@ impl Runtime {
         let sweeper = tokio::spawn(self.sweeper.run());
         let live = self.app.live.clone();
         let pump = tokio::spawn(async move { live.pump().await });
-        let schedules = self.app.schedules.clone();
+        let (schedules, claims) = (self.app.schedules.clone(), self.config.claims);
+        let (tell_files, told_files) = watch::channel(());
         let server = torpor_server::serve(listener, self.app, self.server, until_told(&told));
-        let worker = self.worker.run(until_told(&told));
+        let worker = async {
+            self.worker.run(until_told(&told)).await;
+            let _ = tell_files.send(()); // what has ended by now is still written
+        };
+        let files = async {
+            if let Some(files) = self.files {
+                files.run(claims, until_told(&told_files), self.config.drain).await;
+            }
+        };
         let webhooks = async {
             // Webhooks are sent by whoever claims the work that nobody waits for.
-            if self.config.claims == Claims::All {
+            if claims == Claims::All {
                 self.webhooks.run(until_told(&told), self.config.drain).await;
             }
         };
@@ -184,7 +201,7 @@ impl Runtime {
             shutdown.await;
             let _ = tell.send(());
         };
-        let (served, (), (), (), ()) = tokio::join!(server, worker, webhooks, schedules, stop);
+        let (served, (), (), (), (), ()) = tokio::join!(server, worker, files, webhooks, schedules, stop);
         sweeper.abort();
         pump.abort();
         self.watching.end().await;
@@ -203,18 +220,29 @@ impl Runtime {
         let (tell_probes, told_probes) = watch::channel(());
         let sweeper = tokio::spawn(self.sweeper.run());
         let idle_after = self.config.lease + IDLE;
+        let (tell_files, told_files) = watch::channel(());
+        let deliveries: Vec<_> =
+            [&self.webhooks].into_iter().chain(self.files.as_ref().map(|files| &files.deliveries)).collect();
         let stop = async {
             let idle = tokio::select! {
                 () = shutdown => None,
-                () = self.worker.idle(&self.webhooks, idle_after), if !forever => Some(idle_after),
+                () = self.worker.idle(&deliveries, idle_after), if !forever => Some(idle_after),
             };
             let _ = tell.send(());
             idle
         };
         let work = async {
-            let worker = self.worker.run(until_told(&told));
+            let worker = async {
+                self.worker.run(until_told(&told)).await;
+                let _ = tell_files.send(());
+            };
+            let files = async {
+                if let Some(files) = self.files.clone() {
+                    files.run(Claims::All, until_told(&told_files), self.config.drain).await;
+                }
+            };
             let webhooks = self.webhooks.run(until_told(&told), self.config.drain);
-            let ((), (), idle) = tokio::join!(worker, webhooks, stop);
+            let ((), (), (), idle) = tokio::join!(worker, files, webhooks, stop);
             let _ = tell_probes.send(());
             idle
         };

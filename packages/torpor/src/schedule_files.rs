@@ -242,7 +242,7 @@ mod tests {
             (
                 "a.toml",
                 "cron = '0 1 * * *'\n[[items]]\npromt = 'go'\n",
-                "a.toml: item 1: `prompt` or `item` is required",
+                "a.toml: item 1: `prompt` or `item` or `inputsRef` is required",
             ),
             ("a.toml", "[[items]]\nprompt = 'go'\n", "a.toml: `cron` is required"),
             ("a.yaml", "items: []", "a.yaml: YAML is not read"),

@@ -121,6 +121,7 @@ fn rig() -> Rig {
         log: store.clone(),
         models: model,
         sandboxes: Some(Arc::new(place.local.clone())),
+        volume: None,
         live: Default::default(),
         clock: Arc::new(SystemClock),
         settings: Arc::new(Settings::new(Ref::parse("fake/model").unwrap())),

@@ -70,8 +70,8 @@ impl Drop for Work {
 /// for its counts, said all the while that nothing can be claimed. Time in which it does not answer counts for nothing:
 /// there may be work. Cancellation safe.
 ///
-/// Webhooks are not asked for: whoever sends takes all that are due at once, and then they are under way.
-pub(crate) async fn idle<A>(counts: impl Fn() -> A, clock: &dyn Clock, work: [&Busy; 2], long: Duration)
+/// Deliveries are not asked for: whoever sends takes all that are due at once, and then they are under way.
+pub(crate) async fn idle<A>(counts: impl Fn() -> A, clock: &dyn Clock, work: &[&Busy], long: Duration)
 where
     A: Future<Output = Result<Backlog, store::Error>>,
 {
@@ -130,7 +130,8 @@ mod tests {
             Says::Away => Either::Left(ready(Err(store::Error::Unavailable("gone".into())))),
             Says::Nothing => Either::Right(pending()),
         };
-        let mut idling = pin!(idle(counts, &clock, [&busy, &other], LONG));
+        let work = [&busy, &other];
+        let mut idling = pin!(idle(counts, &clock, &work, LONG));
         for at in (0..120_000).step_by(100) {
             *says.borrow_mut() = happens(at, &busy);
             if idling.as_mut().now_or_never().is_some() {

@@ -1,12 +1,12 @@
 //! The drain loop: claim, heartbeat, run, hand back.
 //!
 //! Owns: how many leaves run at once, the process's one heartbeat, retries and dead letters, drain; and the same for
-//! webhooks, which are work like runs.
+//! deliveries, which are work like runs.
 //! Must not know: what a leaf does, which store or sandbox there is, who submitted a run, or how a webhook is sent.
 
 mod active;
 mod busy;
-mod webhooks;
+mod deliveries;
 
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -23,7 +23,7 @@ use torpor_harness::{Deps, LeafEnd, Stop, give_up, is_exhausted, run_leaf};
 use tracing::Instrument as _;
 
 use active::{Active, Place};
-pub use webhooks::Webhooks;
+pub use deliveries::Deliveries;
 
 /// One claim waits at most so long before it looks whether it should stop.
 const CLAIM_SLICE: Duration = Duration::from_secs(5);
@@ -142,12 +142,12 @@ impl Worker {
         cancels.abort();
     }
 
-    /// Waits until there was nothing to do for `long`, neither here nor for `webhooks`, and nothing to claim: what waits
+    /// Waits until there was nothing to do for `long`, neither here nor for `deliveries`, and nothing to claim: what waits
     /// for its time or for a person does not count, and neither does what others work on. Time in which the store does
     /// not answer does not count either. Cancellation safe.
-    pub async fn idle(&self, webhooks: &Webhooks, long: Duration) {
-        let work = [self.0.active.busy(), webhooks.busy()];
-        busy::idle(|| self.0.queue.backlog(), &*self.0.deps.clock, work, long).await;
+    pub async fn idle(&self, deliveries: &[&Deliveries], long: Duration) {
+        let work: Vec<_> = deliveries.iter().map(|d| d.busy()).chain([self.0.active.busy()]).collect();
+        busy::idle(|| self.0.queue.backlog(), &*self.0.deps.clock, &work, long).await;
     }
 
     /// How many runs it has begun to work on.

@@ -17,7 +17,7 @@ use torpor_core::webhook::{Channel, Deliver, Failed, Failure, Id, Message, Outbo
 use torpor_store_embedded::{Options, Store};
 use torpor_testkit::clock::ManualClock;
 use torpor_testkit::sample::{claimed, done, ended, first_claimed, write};
-use torpor_worker::Webhooks;
+use torpor_worker::Deliveries;
 
 const LIMIT: Duration = Duration::from_secs(20);
 /// Longer than any pause of the schedule.
@@ -100,7 +100,8 @@ impl Rig {
     }
 
     fn send(&mut self, receiver: &Arc<Receiver>, drain: Duration) {
-        let webhooks = Webhooks::new(self.store.clone(), receiver.clone(), self.clock.clone(), self.counts.clone());
+        let webhooks =
+            Deliveries::webhooks(self.store.clone(), receiver.clone(), self.clock.clone(), self.counts.clone());
         let (stop, stopped) = oneshot::channel::<()>();
         self.stop = Some(stop);
         let shutdown = async {

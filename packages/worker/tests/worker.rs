@@ -43,6 +43,7 @@ fn rig(models: Arc<dyn ModelClient>, lease: Duration) -> Rig {
         log: store.clone(),
         models,
         sandboxes: Some(Arc::new(FakeSandbox(hands.clone()))),
+        volume: None,
         live: Default::default(),
         clock: Arc::new(SystemClock),
         settings: Arc::new(Settings::new(Ref::parse("fake/model").unwrap())),

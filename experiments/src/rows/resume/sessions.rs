@@ -172,6 +172,7 @@ impl<'a> Writer<'a> {
             model: "anthropic/claude-opus-4-8".into(),
             workdir: Some("/workspace".into()),
             tools: vec!["bash".into()],
+            item: None,
         })
         .await?;
         let mut keep_from = self.next();

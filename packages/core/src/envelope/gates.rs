@@ -54,6 +54,27 @@ fn rule(i: usize, map: Map<String, Value>, outer: &mut Fields) -> Option<Rule> {
 pub(super) fn verdict(f: &mut Fields) -> Option<Verdict> {
     let map = f.object("decision")?;
     let mut inner = Fields::new(map, "decision.");
+    let verdict = whole(&mut inner);
+    f.absorb(inner);
+    verdict
+}
+
+/// Reads a verdict that stands by itself: `{gateId?, action, feedback?, approver?}`.
+///
+/// # Errors
+/// [`super::Invalid`] names every field that is wrong, unknown or missing.
+pub fn read_verdict(body: Value) -> Result<Verdict, super::Invalid> {
+    let Value::Object(map) = body else { return Err(super::not_an_object()) };
+    let mut f = Fields::new(map, "");
+    let verdict = whole(&mut f);
+    let problems = f.finish();
+    match verdict {
+        Some(verdict) if problems.is_empty() => Ok(verdict),
+        _ => Err(super::Invalid(problems)),
+    }
+}
+
+fn whole(inner: &mut Fields) -> Option<Verdict> {
     let gate = inner.integer("gateId", 0, u64::MAX);
     let action = inner.required_text("action").and_then(|name| {
         let action = Action::parse(&name);
@@ -62,8 +83,7 @@ pub(super) fn verdict(f: &mut Fields) -> Option<Verdict> {
         }
         action
     });
-    let (feedback, approver) = words(&mut inner);
-    f.absorb(inner);
+    let (feedback, approver) = words(inner);
     Some(Verdict { gate, decision: Decision { feedback, approver, ..Decision::new(action?) } })
 }
 

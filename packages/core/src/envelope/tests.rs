@@ -29,7 +29,7 @@ fn every_problem_is_named() {
     for (envelope, want) in [
         (json!([]), "body: must be a JSON object"),
         (json!(null), "body: must be a JSON object"),
-        (json!({}), "prompt: or `item` is required: an envelope carries exactly one kind of work"),
+        (json!({}), "prompt: or `item` or `inputsRef` is required: an envelope carries exactly one kind of work"),
         (json!({"prompt": "  "}), "prompt: must not be blank"),
         (json!({"prompt": 7}), "prompt: must be a string, got 7"),
         (json!({"prompt": "x", "sessionId": ""}), "sessionId: must not be empty"),

@@ -119,7 +119,14 @@ mod tests {
     }
 
     fn started(run: &RunId) -> Body {
-        Body::RunStarted { run: run.clone(), prompt: "p".into(), model: "m".into(), workdir: None, tools: Vec::new() }
+        Body::RunStarted {
+            run: run.clone(),
+            prompt: "p".into(),
+            model: "m".into(),
+            workdir: None,
+            tools: Vec::new(),
+            item: None,
+        }
     }
 
     #[test]

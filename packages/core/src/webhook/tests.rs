@@ -19,6 +19,12 @@ fn a_message_is_thin_and_its_form_is_fixed() {
             r#"{{"id":"{id}","type":"run.paused","createdAt":"2026-11-20T11:21:29.999Z","data":{{"runId":"{run}","sessionId":"a/\"b\"","tenant":"acme","status":"paused","gateId":2}}}}"#
         )
     );
+    let to = Destination::Webhook(Target { url: "https://h".into(), secret_ref: None });
+    let message =
+        Message { id: id.clone(), run: run.clone(), tenant: "acme".into(), to, body: event.body(&id), ended_at: None };
+    let told = Told { kind: Kind::Paused, at: event.at, session: session.clone(), status: Status::Paused };
+    assert_eq!(message.told(), Some(told), "it is read back");
+    assert_eq!(Message { body: "{}".into(), ..message }.told(), None);
     let ended = Event { kind: Kind::Ended, status: Status::Failed, gate: None, ..event };
     let body: serde_json::Value = serde_json::from_str(&ended.body(&id)).unwrap();
     assert_eq!((body["type"].as_str(), body["data"]["gateId"].as_u64()), (Some("run.ended"), None));
@@ -41,7 +47,7 @@ fn ids_and_names_are_read_back() {
 #[test]
 fn destinations_are_read_back_by_their_channel() {
     let url = Destination::Webhook(Target { url: "https://h/x".into(), secret_ref: None });
-    let place = volume::Place { tenant: None, path: "out/a.json".into() };
+    let place = volume::Place::new(None, "out/a.json");
     let files = Destination::Files(volume::Target { result: Some(place), task: None });
     for to in [url, files] {
         let json = to.encode().unwrap();

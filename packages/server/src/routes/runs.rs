@@ -43,7 +43,8 @@ pub(crate) async fn submit(
         caller.needs(Scope::GatesDecide)?;
     }
     let trace = parts.extensions.get().cloned();
-    let new = NewRun { trace, ..intake::checked(&shared.app, &caller, envelope, key)? };
+    let mut new = NewRun { trace, ..intake::checked(&shared.app, &caller, envelope, key)? };
+    intake::locate(&shared.app, &mut new).await?;
     let ticket = match decision {
         // The run must be there: a verdict makes none.
         Some(_) if shared.app.runs.latest(&new.session).await?.is_none() => {
@@ -67,7 +68,10 @@ pub(crate) async fn submit(
         (false, _) => {
             let (session, run) = (ticket.session.clone(), ticket.run.clone());
             match submit::wait(&shared, ticket).await? {
-                Some(record) => answer::outcome(&record),
+                Some(record) => {
+                    submit::wait_for_files(&shared, &record).await;
+                    answer::outcome(&record)
+                }
                 None => answer::accepted(&session, &run),
             }
         }

@@ -95,6 +95,7 @@ impl Fake {
             sandbox: Some(Arc::new(FakeSandbox(FakeHands::start()))),
             webhooks: None,
             schedules: None,
+            volume: None,
             local: Some(Arc::new(Local(Arc::clone(self)))),
             checks: Vec::new(),
             observer: Arc::new(torpor_core::observe::Nobody),
@@ -168,6 +169,9 @@ impl Fake {
                     response: None,
                     stop_reason: None,
                 },
+                Work::Inputs { inputs } => {
+                    Outcome::failed(FailReason::BadInputs, format!("not read: {}", inputs.path.display()))
+                }
                 Work::Prompt { prompt } if prompt.starts_with("fail") => {
                     Outcome::failed(FailReason::Model, "the model kept failing")
                 }

@@ -19,7 +19,7 @@ const CLAIM: Duration = Duration::from_secs(30);
 const SENT: Noted = Noted::Sent { status: None };
 
 fn files() -> volume::Target {
-    let place = |path: &str| Place { tenant: Some("acme".into()), path: path.into() };
+    let place = |path: &str| Place::new(Some("acme"), path);
     let task = Task { inbox: place("inbox"), name: "a".into(), claim: "c".into() };
     volume::Target { result: Some(place("out/\"a\".json")), task: Some(task) }
 }

@@ -23,6 +23,7 @@ fn started(lease: &Lease, workdir: Option<&str>) -> Body {
         model: "m".into(),
         workdir: workdir.map(str::to_owned),
         tools: Vec::new(),
+        item: None,
     }
 }
 

@@ -19,6 +19,7 @@ fn every_case_is_in_the_macro() {
         ("model", include_str!("model.rs")),
         ("keys", include_str!("keys.rs")),
         ("schedules", include_str!("schedules.rs")),
+        ("volume", include_str!("volume.rs")),
     ] {
         let list = format!("{this}{source}");
         let list = list.split(&format!("{suite}: [")).nth(1).and_then(|s| s.split(']').next()).unwrap();

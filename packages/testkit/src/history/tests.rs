@@ -16,7 +16,7 @@ fn id(name: &str) -> RunId {
 
 fn started(run: &str) -> Body {
     let (model, workdir, tools) = ("m".into(), None, Vec::new());
-    Body::RunStarted { run: id(run), prompt: "p".into(), model, workdir, tools }
+    Body::RunStarted { run: id(run), prompt: "p".into(), model, workdir, tools, item: None }
 }
 
 fn takeover(run: &str) -> Body {

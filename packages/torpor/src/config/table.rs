@@ -64,6 +64,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "",
         "Hosts, addresses and networks, separated by `,`, that webhooks may reach though they are not public",
     ),
+    Setting::new(
+        "TORPOR_WORK_ROOT",
+        "/mnt/torpor",
+        "Folder under which `inputsRef` and `resultRef` name files; empty for none",
+    ),
+    Setting::new("TORPOR_INBOX", "", "Folder below it whose *.task.json files become runs; empty for none"),
+    Setting::new("TORPOR_INBOX_TENANT", "default", "The tenant whose runs they become"),
     Setting::secret(
         "REDIS_URL",
         "Redis that processes share: redis://, rediss:// (TLS), several hosts = cluster, redis-sentinel://HOST,HOST/?master=NAME; \

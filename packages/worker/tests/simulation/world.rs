@@ -100,6 +100,7 @@ impl World {
             log: Arc::new(remote.clone()),
             models: Arc::new(Planned(process.clone())),
             sandboxes: Some(Reach::new(&self.hands, &process)),
+            volume: None,
             live: Default::default(),
             clock: Arc::new(Watch { sky: self.sky.clone(), fast }),
             settings: Arc::new(settings),

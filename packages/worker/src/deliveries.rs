@@ -1,7 +1,7 @@
-//! The loop that sends webhooks: claim, send, note.
+//! The loop that sends the messages of a channel: claim, send, note.
 //!
 //! Owns: how many are sent at once, the schedule of repeats, when one is given up. Must not know: how one is sent or
-//! signed, or what it says.
+//! signed, what it says, or what is written to a file.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -16,19 +16,13 @@ use torpor_core::webhook::{Channel, Claimed, Deliver, Failed, Failure, Noted, Ou
 use crate::LAST_CLAIM;
 use crate::busy::Busy;
 
-/// Waits before the attempts after the first, with up to a quarter of jitter on top: ten attempts in about 16 hours, so
-/// that a receiver may be away for a night.
-const PAUSES: [Duration; 9] = [
-    Duration::from_secs(5),
-    Duration::from_secs(30),
-    Duration::from_secs(2 * 60),
-    Duration::from_secs(10 * 60),
-    Duration::from_secs(30 * 60),
-    Duration::from_secs(60 * 60),
-    Duration::from_secs(2 * 60 * 60),
-    Duration::from_secs(4 * 60 * 60),
-    Duration::from_secs(8 * 60 * 60),
-];
+/// Seconds to wait before the attempts after the first, with up to a quarter of jitter on top: ten attempts in about 16
+/// hours, so that a receiver may be away for a night.
+const WEBHOOK_PAUSES: &[u64] = &[5, 30, 120, 600, 1_800, 3_600, 7_200, 14_400, 28_800];
+/// The same for files: somebody may stand there and wait, and a volume that is away for a moment is usual; 20 attempts in
+/// about a day.
+const FILE_PAUSES: &[u64] =
+    &[1, 1, 2, 5, 10, 30, 60, 120, 300, 600, 900, 1_800, 1_800, 3_600, 7_200, 14_400, 14_400, 14_400, 21_600];
 /// Longest wait that a receiver can ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(4 * 60 * 60);
 /// Messages that are sent at once.
@@ -43,9 +37,20 @@ const CLAIM_SLICE: Duration = Duration::from_secs(30);
 const STORE_AWAY: Duration = Duration::from_millis(500);
 const NOTE_TRIES: usize = 5;
 
-/// Sends what the outbox holds.
+/// What is particular to a channel.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    channel: Channel,
+    pauses: &'static [u64],
+}
+
+const WEBHOOKS: Plan = Plan { channel: Channel::Webhook, pauses: WEBHOOK_PAUSES };
+const FILES: Plan = Plan { channel: Channel::Files, pauses: FILE_PAUSES };
+
+/// Sends what the outbox holds for one channel.
 #[derive(Clone)]
-pub struct Webhooks {
+pub struct Deliveries {
+    plan: Plan,
     outbox: Arc<dyn Outbox>,
     deliver: Arc<dyn Deliver>,
     clock: Arc<dyn Clock>,
@@ -53,17 +58,28 @@ pub struct Webhooks {
     sending: Busy,
 }
 
-impl Webhooks {
-    /// Sends from this outbox, with this sender, and tells this observer of attempts. Nothing happens until
-    /// [`Webhooks::run`].
+impl Deliveries {
+    /// Sends webhooks from this outbox, with this sender, and tells this observer of attempts. Nothing happens until
+    /// [`Deliveries::run`].
     #[must_use]
-    pub fn new(
+    pub fn webhooks(
         outbox: Arc<dyn Outbox>,
         deliver: Arc<dyn Deliver>,
         clock: Arc<dyn Clock>,
         observer: Arc<dyn Observer>,
     ) -> Self {
-        Self { outbox, deliver, clock, observer, sending: Busy::default() }
+        Self { plan: WEBHOOKS, outbox, deliver, clock, observer, sending: Busy::default() }
+    }
+
+    /// The same for files.
+    #[must_use]
+    pub fn files(
+        outbox: Arc<dyn Outbox>,
+        deliver: Arc<dyn Deliver>,
+        clock: Arc<dyn Clock>,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
+        Self { plan: FILES, outbox, deliver, clock, observer, sending: Busy::default() }
     }
 
     /// How many attempts it has begun.
@@ -84,12 +100,12 @@ impl Webhooks {
         let claiming = async {
             loop {
                 let mut free = places_of(&places).await;
-                match self.outbox.claim(Channel::Webhook, free.len(), CLAIM, CLAIM_SLICE).await {
+                match self.outbox.claim(self.plan.channel, free.len(), CLAIM, CLAIM_SLICE).await {
                     Ok(claimed) => {
                         for claimed in claimed {
-                            let (webhooks, kept) = (self.clone(), (free.pop(), self.sending.begin()));
+                            let (deliveries, kept) = (self.clone(), (free.pop(), self.sending.begin()));
                             sending.spawn(async move {
-                                webhooks.one(claimed).await;
+                                deliveries.one(claimed).await;
                                 drop(kept);
                             });
                         }
@@ -128,25 +144,30 @@ impl Webhooks {
             () = self.clock.sleep(ATTEMPT) => Err(Failed::new(Failure::Timeout)),
         };
         let took = self.clock.now().since(began);
-        let (id, run) = (&message.id, &message.run);
+        let (id, run, channel) = (&message.id, &message.run, self.plan.channel.as_str());
         let (what, ended) = match result {
             Ok(status) => (Noted::Sent { status }, Posted::Sent),
-            Err(Failed { why, status, retry_after, gone }) => match pause(attempt, retry_after).filter(|_| !gone) {
-                Some(after) => {
-                    tracing::info!(%id, %run, attempt, why = why.as_str(), status, ?after, "a webhook failed");
-                    (Noted::Failed { why, status, after }, Posted::Failed)
+            Err(Failed { why, status, retry_after, gone }) => {
+                match self.plan.pause(attempt, retry_after).filter(|_| !gone) {
+                    Some(after) => {
+                        tracing::info!(%id, %run, channel, attempt, why = why.as_str(), status, ?after, "a delivery failed");
+                        (Noted::Failed { why, status, after }, Posted::Failed)
+                    }
+                    None => {
+                        tracing::warn!(%id, %run, channel, attempt, why = why.as_str(), status, "a delivery was given up");
+                        (Noted::GivenUp { why, status }, Posted::GivenUp)
+                    }
                 }
-                None => {
-                    tracing::warn!(%id, %run, attempt, why = why.as_str(), status, "a webhook was given up");
-                    (Noted::GivenUp { why, status }, Posted::GivenUp)
-                }
-            },
+            }
         };
-        self.observer.observe(&Event::Webhook { ended, took });
+        self.observer.observe(&match self.plan.channel {
+            Channel::Webhook => Event::Webhook { ended, took },
+            Channel::Files => Event::Files { ended, took },
+        });
         for _ in 0..NOTE_TRIES {
             match self.outbox.note(id, attempt, what).await {
                 Ok(_) => return,
-                Err(e) => tracing::warn!(%id, error = %e, "a webhook's attempt could not be noted"),
+                Err(e) => tracing::warn!(%id, error = %e, "an attempt could not be noted"),
             }
             self.clock.sleep(STORE_AWAY).await;
         }
@@ -160,13 +181,15 @@ async fn places_of(places: &Arc<Semaphore>) -> Vec<OwnedSemaphorePermit> {
     first.into_iter().chain(std::iter::from_fn(|| Arc::clone(places).try_acquire_owned().ok())).collect()
 }
 
-/// How long to wait after this attempt has failed; `None` when it was the last.
-fn pause(attempt: u32, asked: Option<Duration>) -> Option<Duration> {
-    let base = *PAUSES.get(usize::try_from(attempt).ok()?.checked_sub(1)?)?;
-    // The id's random bits serve as the source: this needs spread, not secrecy.
-    let spread = u32::from(uuid::Uuid::new_v4().as_bytes()[0]);
-    let wait = base + base / 4 * spread / 255;
-    Some(wait.max(asked.unwrap_or_default().min(MAX_RETRY_AFTER)))
+impl Plan {
+    /// How long to wait after this attempt has failed; `None` when it was the last.
+    fn pause(self, attempt: u32, asked: Option<Duration>) -> Option<Duration> {
+        let base = Duration::from_secs(*self.pauses.get(usize::try_from(attempt).ok()?.checked_sub(1)?)?);
+        // The id's random bits serve as the source: this needs spread, not secrecy.
+        let spread = u32::from(uuid::Uuid::new_v4().as_bytes()[0]);
+        let wait = base + base / 4 * spread / 255;
+        Some(wait.max(asked.unwrap_or_default().min(MAX_RETRY_AFTER)))
+    }
 }
 
 #[cfg(test)]
@@ -175,15 +198,17 @@ mod tests {
 
     #[test]
     fn pauses_follow_the_schedule_and_the_receiver_within_its_bound() {
-        for (attempt, base) in (1..).zip(PAUSES) {
-            let wait = pause(attempt, None).unwrap();
-            assert!(wait >= base && wait <= base * 5 / 4, "{attempt}: {wait:?}");
+        for (plan, attempts, hours) in [(WEBHOOKS, 10, 15..24), (FILES, 20, 22..30)] {
+            for (attempt, base) in (1..).zip(plan.pauses.iter().copied().map(Duration::from_secs)) {
+                let wait = plan.pause(attempt, None).unwrap();
+                assert!(wait >= base && wait <= base * 5 / 4, "{attempt}: {wait:?}");
+            }
+            assert_eq!(plan.pause(attempts, None), None);
+            assert_eq!(plan.pause(u32::MAX, Some(Duration::ZERO)), None);
+            assert_eq!(plan.pause(1, Some(Duration::from_secs(90))), Some(Duration::from_secs(90)));
+            assert_eq!(plan.pause(1, Some(Duration::MAX)), Some(MAX_RETRY_AFTER));
+            let all: u64 = plan.pauses.iter().sum();
+            assert!(hours.contains(&(all / 3_600)), "{all}");
         }
-        assert_eq!(pause(10, None), None);
-        assert_eq!(pause(u32::MAX, Some(Duration::ZERO)), None);
-        assert_eq!(pause(1, Some(Duration::from_secs(90))), Some(Duration::from_secs(90)));
-        assert_eq!(pause(1, Some(Duration::MAX)), Some(MAX_RETRY_AFTER));
-        let all: Duration = PAUSES.iter().sum();
-        assert!(all > Duration::from_secs(15 * 3600) && all < Duration::from_secs(24 * 3600), "{all:?}");
     }
 }
