@@ -306,7 +306,7 @@ async fn tenants_have_parts_of_their_own() {
         let made = world.run(&["keys", "create", tenant, "--tenant", tenant, "--json"]).await;
         let text = String::from_utf8(made.stdout).unwrap();
         let made: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
-        keys.push(made["secret"].as_str().or(made["key"].as_str()).unwrap().to_owned());
+        keys.push(made["secret"].as_str().or_else(|| made["key"].as_str()).unwrap().to_owned());
     }
     let server = world.serve().await;
     put(&world, "acme/in.json", json!({"prompt": "go [[s:text]]"}).to_string());
