@@ -105,6 +105,10 @@ fn info(url: &str) -> Result<ConnectionInfo, &'static str> {
     if url.contains('#') {
         return Err("`#` has no meaning in it (in a password it is written %23)"); // `#insecure` is what the library knows
     }
+    // The library passes over what it does not know; here a sentinel's settings are off already.
+    if url.contains('?') {
+        return Err("`?` has no meaning in it (in a password it is written %3F)");
+    }
     // The library's own message may quote the address.
     url.into_connection_info().map_err(|_| "it cannot be read")
 }
@@ -180,6 +184,9 @@ mod tests {
             "redis-sentinel://h?master=",
             "redis-sentinel://h?master=m&sentinel-pass=secret",
             "rediss://h:6379/#insecure",
+            "redis://h:6379/0?secret=1",
+            "redis://a:1,b:2?secret",
+            "redis://:h?secret@h:6379",
         ] {
             let refused = Address::parse(text).unwrap_err().to_string();
             assert!(!refused.contains("secret") && refused.contains("expected redis://"), "{text}: {refused}");

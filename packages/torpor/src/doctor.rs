@@ -93,24 +93,34 @@ fn finding(name: &'static str, mark: Mark, text: String) -> Finding {
     Finding { name, mark, text }
 }
 
-/// Store and sandbox. They are opened for real, unless a server has them open already: then that is asked.
+/// Store and sandbox. They are opened for real, unless a server has them open already: then that is asked. A shared
+/// store is opened all the same: this configuration may name another one than the server's.
 async fn store_and_sandbox(config: &Config) -> [Finding; 2] {
-    match Client::here(&config.data_dir) {
-        Ok(Some(client)) => return ask_server(&client).await,
-        Ok(None) => {}
+    let asked = match Client::here(&config.data_dir) {
+        Ok(Some(client)) => Some(ask_server(&client).await),
+        Ok(None) => None,
         Err(e) => return ["store", "sandbox"].map(|name| finding(name, Mark::Bad, e.to_string())),
-    }
+    };
+    let asked = match asked {
+        Some(all) if config.redis.is_none() || all[0].mark == Mark::Bad => return all,
+        Some([_, sandbox]) => Some(sandbox),
+        None => None,
+    };
     match Stores::open(config, Role::Command, Arc::new(SystemClock), Arc::new(Nobody)).await {
         Ok(stores) => {
             let text = match &config.redis {
                 Some(redis) => format!("{} answers", redis.address),
                 None => format!("{} opens and can be written", config.data_dir.display()),
             };
-            [finding("store", Mark::Good, text), sandbox(config, &stores.id).await]
+            let sandbox = match asked {
+                Some(sandbox) => sandbox,
+                None => sandbox(config, &stores.id).await,
+            };
+            [finding("store", Mark::Good, text), sandbox]
         }
         Err(e) => {
-            let untried = "not tried: its folder belongs to the store".to_owned();
-            [finding("store", Mark::Bad, e.to_string()), finding("sandbox", Mark::Note, untried)]
+            let untried = || finding("sandbox", Mark::Note, "not tried: its folder belongs to the store".to_owned());
+            [finding("store", Mark::Bad, e.to_string()), asked.unwrap_or_else(untried)]
         }
     }
 }

@@ -366,18 +366,24 @@ async fn nobody_is_shown_the_password() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_doctor_looks_at_the_store_that_is_shared() {
-    let Some((world, _)) = World::shared().await else { return };
-    let doctor = async || {
+    let Some((mut world, _)) = World::shared().await else { return };
+    let doctor = async |world: &World, what: &str| {
         let said = world.run(&["doctor", "--json"]).await;
         let said: Value = serde_json::from_slice(&said.stdout).unwrap();
-        let store = said["checks"].as_array().unwrap().iter().find(|c| c["check"] == "store").cloned().unwrap();
-        (store["ok"] == json!(true), store["detail"].as_str().unwrap().to_owned())
+        let check = said["checks"].as_array().unwrap().iter().find(|c| c["check"] == what).cloned().unwrap();
+        (check["ok"] == json!(true), check["detail"].as_str().unwrap().to_owned())
     };
-    let (ok, detail) = doctor().await;
+    let (ok, detail) = doctor(&world, "store").await;
     assert!(ok && detail.contains("127.0.0.1:") && detail.ends_with("answers"), "{detail}");
     let server = world.serve().await;
-    let (ok, detail) = doctor().await;
+    let (ok, detail) = doctor(&world, "store").await;
+    assert!(ok && detail.starts_with("127.0.0.1:") && detail.ends_with("answers"), "{detail}");
+    let (ok, detail) = doctor(&world, "sandbox").await;
     assert!(ok && detail.contains(&server.url), "{detail}");
+    // That a server answers from its store says nothing about another one, which this configuration names.
+    world.env("REDIS_URL", "redis://127.0.0.1:1");
+    let (ok, detail) = doctor(&world, "store").await;
+    assert!(!ok && detail.contains("127.0.0.1:1"), "{detail}");
 }
 
 /// What a server over a shared store knows is told by its own page of metrics, and what the others do is in the counts.
