@@ -1,4 +1,4 @@
-//! Promises of [`Volume`](torpor_core::volume::Volume).
+//! Promises of [`Volume`].
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
