@@ -50,6 +50,9 @@ async fn the_description_holds_against_a_fuzzer() {
     std::fs::write(&model, r#"{"scripts": [{"turns": [{"text": "done"}]}]}"#).unwrap();
     world.env("TORPOR_MODEL", &format!("scripted:{}", model.display()));
     world.env("TORPOR_SANDBOX", "none");
+    let volume = world.file("volume");
+    std::fs::create_dir(&volume).unwrap(); // without one, whatever needs it is a 503
+    world.env("TORPOR_WORK_ROOT", volume.to_str().unwrap());
     let made = world.run(&["keys", "create", "fuzzer", "--every-tenant", "--scope", "admin", "--json"]).await;
     let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
     let server = world.serve().await;
